@@ -1,0 +1,55 @@
+# Copyright (c) the llm_d.multi_engine authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: gaie_objects
+short_description: Compose the endpoint picker, InferencePool and route of each model
+version_added: "0.1.0"
+author: the llm_d.multi_engine authors (@llm-d)
+description: Composes the objects that role C(gaie) applies, by model, and lays the patches of the inventory over them.
+options:
+  _input:
+    description: Result of P(llm_d.multi_engine.resolve#filter).
+    type: dict
+    required: true
+  options:
+    description: Options of the role, without their prefix.
+    type: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Compose the objects
+  ansible.builtin.set_fact:
+    objects_by_model: "{{ resolved | llm_d.multi_engine.gaie_objects(options) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: Name of the model to its Kubernetes objects, in the order of the models.
+  type: dict
+"""
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import gaie, patches
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import to_plain
+
+
+def _gaie_objects(resolved: dict, options: dict) -> dict:
+    resolved, options = to_plain(resolved), to_plain(options)
+    by_model = {
+        model["name"]: gaie.compose(resolved["stack"], resolved["namespace"], model, resolved["release"], options)
+        for model in resolved["models"]
+    }
+    try:
+        return gaie.stamped(by_model, patches.laid_over(by_model, resolved))
+    except patches.PatchError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+class FilterModule:
+    """Name to function."""
+
+    def filters(self) -> dict:
+        return {"gaie_objects": _gaie_objects}

@@ -1,0 +1,22 @@
+# Copyright (c) the llm_d.multi_engine authors
+# SPDX-License-Identifier: Apache-2.0
+"""How objects of this collection are told from all others."""
+
+from __future__ import annotations
+
+#: Value of the label app.kubernetes.io/managed-by.
+MANAGED_BY = "llm_d.multi_engine"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+#: Labels of ours that no upstream component reads.
+STACK_LABEL = "multi-engine.llm-d.ai/stack"
+ROLE_LABEL = "multi-engine.llm-d.ai/role"
+#: Labels that llm-d's components read.
+MODEL_LABEL = "llm-d.ai/model"
+#: Endpoint pickers choose metric names by one of these: GAIE's own and old ones of llm-d read
+#: only the second. Without it an SGLang pod looks idle.
+ENGINE_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
+#: Owner of fields in server-side apply.
+FIELD_MANAGER = "llm-d-multi-engine"
+#: Annotation with a digest of what was asked for. Managed fields do not tell what is inside of a value
+#: that Kubernetes takes as one, a node selector for example.
+ASKED = "multi-engine.llm-d.ai/asked"

@@ -1,0 +1,248 @@
+#!/usr/bin/python
+# Copyright (c) the llm_d.multi_engine authors
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: cluster_facts
+short_description: What a cluster offers to an inference stack
+version_added: "0.1.0"
+author: the llm_d.multi_engine authors (@llm-d)
+description:
+  - Reads in one call what decides beforehand whether a stack can work, versions, definitions,
+    nodes, Istio and permissions. Writes nothing.
+  - What the credentials may not see is returned as null.
+options:
+  namespace:
+    description: Namespace of the stack.
+    type: str
+    required: true
+  permissions:
+    description: Actions that the play will need.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      verbs: {description: Verbs., type: list, elements: str, required: true}
+      group: {description: API group; empty for the core one., type: str, default: ""}
+      resource: {description: Resource in the plural., type: str, required: true}
+      namespace: {description: Namespace; empty for the whole cluster., type: str, default: ""}
+extends_documentation_fragment:
+  - kubernetes.core.k8s_auth_options
+requirements:
+  - python >= 3.10
+  - kubernetes >= 24.2.0
+notes:
+  - Supports check mode; changes nothing.
+"""
+
+EXAMPLES = r"""
+- name: Look at the cluster
+  llm_d.multi_engine.cluster_facts:
+    namespace: llm-d
+  register: cluster
+"""
+
+RETURN = r"""
+cluster:
+  description: The facts.
+  returned: always
+  type: dict
+  contains:
+    server: {description: Address of the API server., type: str}
+    version: {description: Version of Kubernetes., type: str}
+    namespace_exists: {description: Whether the namespace exists., type: bool}
+    definitions:
+      description: Names of CustomResourceDefinitions to their annotations and labels.
+      type: dict
+    nodes:
+      description: Per node its name, whether it takes pods, and its allocatable resources.
+      type: list
+      elements: dict
+    istio:
+      description: >-
+        Per control plane its name, namespace, version, environment, labels, whether this
+        collection manages it, for which stack first, and what it noted down when it installed it.
+      type: list
+      elements: dict
+    helm_revisions:
+      description: Namespace and name of Istio's Helm releases to the revision that is deployed.
+      type: dict
+    denied:
+      description: Those of O(permissions) that the credentials lack, in words.
+      type: list
+      elements: str
+"""
+
+from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import (
+    METADATA_ONLY,
+    Cluster,
+    ClusterError,
+    Forbidden,
+)
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
+    MANAGED_BY,
+    MANAGED_BY_LABEL,
+    STACK_LABEL,
+)
+
+ARGUMENTS = {
+    "namespace": {"type": "str", "required": True},
+    "permissions": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "verbs": {"type": "list", "elements": "str", "required": True},
+            "group": {"type": "str", "default": ""},
+            "resource": {"type": "str", "required": True},
+            "namespace": {"type": "str", "default": ""},
+        },
+    },
+}
+#: Present in every namespace where this collection manages an Istio control plane.
+ISTIO_MARK = "llm-d-multi-engine-istio"
+ISTIO_RELEASES = ("istio-base", "istiod")
+
+
+def main() -> None:
+    module = AnsibleK8SModule(argument_spec={**AUTH_ARG_SPEC, **ARGUMENTS}, supports_check_mode=True)
+    try:
+        module.exit_json(changed=False, cluster=facts(Cluster(module), module.params))
+    except ClusterError as error:
+        module.fail_json(msg=str(error))
+
+
+def facts(cluster: Cluster, params: dict) -> dict:
+    """Return the facts as the documentation describes them."""
+    return {
+        "server": cluster.server,
+        "version": cluster.raw("get", "/version")["gitVersion"],
+        "namespace_exists": bool(permitted(cluster, f"/api/v1/namespaces/{params['namespace']}")),
+        "definitions": definitions(cluster),
+        "nodes": nodes(cluster),
+        "istio": istio(cluster),
+        "helm_revisions": helm_revisions(cluster),
+        "denied": denied(cluster, params["permissions"]),
+    }
+
+
+def denied(cluster: Cluster, permissions: list[dict]) -> list[str]:
+    """Return which of ``permissions`` the credentials lack, in words."""
+    everything = {"group": "*", "resource": "*", "namespace": ""}
+    # One question instead of many for administrators.
+    if not permissions or allowed(cluster, everything, "*"):
+        return []
+    return [
+        words(wanted, verb) for wanted in permissions for verb in wanted["verbs"] if not allowed(cluster, wanted, verb)
+    ]
+
+
+def permitted(cluster: Cluster, path: str, **query: str) -> dict | None:
+    """Return what is at ``path``; None also where the credentials may not look."""
+    try:
+        return cluster.raw("get", path, **query)
+    except Forbidden:
+        return None
+
+
+def items(answer: dict) -> list[dict]:
+    """Return the items of a list; the API server writes an empty one as null."""
+    return answer["items"] or []
+
+
+def definitions(cluster: Cluster) -> dict | None:
+    """Return CustomResourceDefinitions by name, without their (large) schemas."""
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    answer = permitted(cluster, path, accept=METADATA_ONLY)
+    if answer is None:
+        return None
+    return {
+        item["metadata"]["name"]: {
+            "annotations": item["metadata"].get("annotations", {}),
+            "labels": item["metadata"].get("labels", {}),
+        }
+        for item in items(answer)
+    }
+
+
+def nodes(cluster: Cluster) -> list[dict] | None:
+    """Return what each node offers to pods."""
+    answer = permitted(cluster, "/api/v1/nodes")
+    if answer is None:
+        return None
+    return [
+        {
+            "name": node["metadata"]["name"],
+            "schedulable": not node["spec"].get("unschedulable", False),
+            "allocatable": node.get("status", {}).get("allocatable", {}),
+        }
+        for node in items(answer)
+    ]
+
+
+def istio(cluster: Cluster) -> list[dict] | None:
+    """Return the Istio control planes of the cluster."""
+    answer = permitted(cluster, "/apis/apps/v1/deployments", labelSelector="app=istiod")
+    if answer is None:
+        return None
+    return [control_plane(cluster, deployment) for deployment in items(answer)]
+
+
+def control_plane(cluster: Cluster, deployment: dict) -> dict:
+    """Return what concerns inference of one istiod."""
+    metadata, container = deployment["metadata"], deployment["spec"]["template"]["spec"]["containers"][0]
+    mark = permitted(cluster, f"/api/v1/namespaces/{metadata['namespace']}/configmaps/{ISTIO_MARK}")
+    labels = (mark or {}).get("metadata", {}).get("labels") or {}
+    owner = labels.get(MANAGED_BY_LABEL)
+    return {
+        "name": metadata["name"],
+        "namespace": metadata["namespace"],
+        "version": version_of(metadata, container["image"]),
+        "labels": metadata.get("labels", {}),
+        "env": {entry["name"]: entry.get("value", "") for entry in container.get("env", [])},
+        "ours": owner == MANAGED_BY,
+        "stack": labels.get(STACK_LABEL),
+        "note": (mark or {}).get("data") or {},
+    }
+
+
+def version_of(metadata: dict, image: str) -> str:
+    """Return what a control plane says of its version; an image may be named by its digest."""
+    labels = metadata.get("labels") or {}
+    return labels.get("app.kubernetes.io/version") or image.partition("@")[0].rpartition(":")[2]
+
+
+def helm_revisions(cluster: Cluster) -> dict | None:
+    """Return the deployed revision of each Helm release of Istio, from the labels of its record."""
+    selector = f"owner=helm,status=deployed,name in ({', '.join(ISTIO_RELEASES)})"
+    answer = permitted(cluster, "/api/v1/secrets", accept=METADATA_ONLY, labelSelector=selector)
+    if answer is None:
+        return None
+    records = [item["metadata"] for item in items(answer)]
+    return {f"{record['namespace']}/{record['labels']['name']}": int(record["labels"]["version"]) for record in records}
+
+
+def allowed(cluster: Cluster, wanted: dict, verb: str) -> bool:
+    """Whether the credentials may do ``verb`` to what ``wanted`` describes."""
+    attributes = {key: wanted[key] for key in ("group", "resource", "namespace")}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {**attributes, "verb": verb}},
+    }
+    answer = cluster.raw("post", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+    return bool(answer and answer["status"]["allowed"])
+
+
+def words(wanted: dict, verb: str) -> str:
+    """Return ``create deployments.apps in namespace llm-d``."""
+    resource = f"{wanted['resource']}.{wanted['group']}".rstrip(".")
+    place = f"in namespace {wanted['namespace']}" if wanted["namespace"] else "in the whole cluster"
+    return f"{verb} {resource} {place}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+# Copyright (c) the llm_d.multi_engine authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whether an engine profile or a release says everything that the other functions read.
+
+Files of the catalogue are shipped, but a release may be the user's own: what is missing there has
+to be told as a finding and not as a traceback in the middle of a play.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import profiles, schema
+from .findings import Finding
+from .versions import VersionError, is_version, matches
+
+Spec = dict[str, Any]
+
+
+def _dict(**options: Spec) -> Spec:
+    return {"type": "dict", "required": True, "options": options}
+
+
+_TEXT: Spec = {"type": "str", "required": True}
+_OPTIONAL_TEXT: Spec = {"type": "str"}
+_NUMBER: Spec = {"type": "int", "required": True, "minimum": 0}
+_OPTIONAL_NUMBER: Spec = {"type": "int"}
+_FLAG: Spec = {"type": "bool", "required": True}
+_FREE: Spec = {"type": "dict", "required": True}
+_TEXTS: Spec = {"type": "list", "elements": "str", "required": True}
+_LIST: Spec = {"type": "list", "elements": "raw", "required": True}
+_SECONDS: Spec = {"type": "str", "required": True, "pattern": r"\d+s", "allowed": "seconds such as 3600s"}
+
+_SIDE: Spec = {
+    "type": "dict",
+    "options": {
+        "arguments": {"type": "list", "elements": "str"},
+        "env": {"type": "dict"},
+        "ports": {"type": "dict"},
+    },
+}
+_TENSOR_PARALLEL: Spec = {
+    "type": "dict",
+    "options": {
+        "compare": {"type": "str", "required": True, "choices": ["equal", "decode-not-smaller"]},
+        "unless_env": _OPTIONAL_TEXT,
+        "reason": _TEXT,
+    },
+}
+#: What an effective profile holds.
+_PROFILE = _dict(
+    title=_TEXT,
+    versions=_TEXT,
+    image=_dict(repository=_TEXT, tag=_TEXT),
+    command=_TEXTS,
+    arguments=_FREE,
+    fixed_arguments=_TEXTS,
+    reserved_arguments=_FREE,
+    env=_FREE,
+    pod_ip_env=_TEXT,
+    cache_path=_TEXT,
+    shm_size=_TEXT,
+    ports=_dict(engine=_NUMBER, behind_proxy=_NUMBER),
+    startup_seconds=_NUMBER,
+    probes=_dict(startup=_FREE, readiness=_FREE, liveness=_FREE),
+    drain=_dict(pre_stop_seconds=_NUMBER, requests_seconds=_NUMBER, margin_seconds=_NUMBER, arguments=_TEXTS),
+    metrics=_dict(
+        path=_TEXT,
+        queued_requests=_TEXT,
+        running_requests=_TEXT,
+        kv_cache_usage=_TEXT,
+        page_size=_OPTIONAL_TEXT,
+        pages=_OPTIONAL_TEXT,
+    ),
+    connector=_dict(default=_TEXT, speaks=_TEXTS, bootstrap_port=_OPTIONAL_NUMBER, proxy_env=_FREE),
+    # Of an engine that cannot, there is nothing.
+    disaggregation={
+        "type": "dict",
+        "options": {
+            "default": _TEXT,
+            "backends": _FREE,
+            "prefill": {**_SIDE, "required": True},
+            "decode": {**_SIDE, "required": True},
+            "devices": {**_SIDE, "required": True},
+            "agree": _TEXTS,
+            "agree_reason": _TEXT,
+            "tensor_parallel": _TENSOR_PARALLEL,
+            "decode_alone": _FLAG,
+        },
+    },
+    kv_events=_dict(
+        encoding={"type": "str", "required": True, "choices": ["array", "map"]},
+        engine_type=_TEXT,
+        page_size=_NUMBER,
+        port=_NUMBER,
+        replay_port=_OPTIONAL_NUMBER,
+        # None when the engine has no KV events.
+        arguments=_TEXTS,
+        renders=_FLAG,
+    ),
+    checks_model_name=_FLAG,
+    http=_dict(protocol=_TEXT, request_timeout=_TEXT, idle_timeout=_SECONDS),
+    cuda={"type": "dict", "options": {"major": _NUMBER}},
+    resource=_OPTIONAL_TEXT,
+)
+
+_BUNDLE = _dict(version=_TEXT, manifest=_TEXT, bundle_annotation=_TEXT, crds=_TEXTS)
+_EVIDENCE: Spec = {
+    "type": "dict",
+    "required": True,
+    "options": {"kind": {"type": "str", "required": True, "choices": ["run", "source", "docs"]}, "note": _TEXT},
+}
+#: What a release holds; ``evidence`` is checked for each of :data:`_FACTS`.
+_RELEASE = _dict(
+    title=_TEXT,
+    kubernetes=_TEXT,
+    gateway_api=_BUNDLE,
+    gaie=_BUNDLE,
+    istio=_dict(version=_TEXT, existing=_TEXT, repository=_TEXT, hub=_TEXT),
+    endpoint_picker=_dict(
+        image=_TEXT,
+        # Version of llm-d's router, nothing of another picker.
+        router=_OPTIONAL_TEXT,
+        arguments=_TEXTS,
+        ports=_dict(ext_proc=_NUMBER, health=_NUMBER, metrics=_NUMBER),
+        health_service=_TEXT,
+        response_header=_TEXT,
+        rules={"type": "list", "elements": "dict", "required": True},
+        resources=_FREE,
+        # By topology, then by routing.
+        config=_dict(aggregated=_FREE, disaggregated={"type": "dict"}),
+        deciders=_FREE,
+        # Why a topology or a routing is not among them.
+        lacks={"type": "dict", "required": True, "values": "str"},
+    ),
+    renderer=_dict(
+        image=_TEXT,
+        command=_TEXTS,
+        arguments=_TEXTS,
+        port=_NUMBER,
+        health=_TEXT,
+        replicas=_NUMBER,
+        cache_path=_TEXT,
+        env=_FREE,
+        resources=_FREE,
+    ),
+    routing_proxy=_dict(image=_TEXT, connectors=_TEXTS, arguments=_TEXTS, resources=_FREE),
+    engines=_FREE,
+    # Of a release that the user wrote nobody asks for it.
+    evidence={"type": "dict"},
+)
+_FACTS = ("kubernetes", "gateway_api", "gaie", "istio", "endpoint_picker", "renderer", "routing_proxy")
+
+
+def check_profile(name: str, data: Any) -> list[Finding]:
+    """Return what is wrong with the engine profile ``name``.
+
+    Each version range and each accelerator is laid over the rest, and the result has to be whole.
+    """
+    findings: list[Finding] = []
+    if not isinstance(data, Mapping):
+        return [Finding("profile", name, f"{data!r} is not a dict.", "Describe the engine as the shipped files do.")]
+    layers = _check_layers(name, data, findings)
+    if findings:
+        return findings
+    base = {key: value for key, value in data.items() if key not in ("by_version", "variants", "accelerators")}
+    schema.check(base, _PROFILE, name, findings)
+    if findings:
+        return findings
+    _check_range(data["versions"], f"{name}.versions", findings)
+    for where, layer in layers:
+        found: list[Finding] = []
+        schema.check(profiles.merge(base, layer), _PROFILE, f"{name}.{where}", found)
+        findings += found
+    return findings
+
+
+def check_release(name: str, data: Any) -> list[Finding]:
+    """Return what is wrong with the release ``name``."""
+    findings: list[Finding] = []
+    schema.check(data, _RELEASE, name, findings)
+    if findings:
+        return findings
+    for key in ("gateway_api", "gaie", "istio"):
+        _check_version(data[key]["version"], f"{name}.{key}.version", findings)
+    _check_range(data["kubernetes"], f"{name}.kubernetes", findings)
+    _check_range(data["istio"]["existing"], f"{name}.istio.existing", findings)
+    for engine, pinned in data["engines"].items():
+        _check_engine(pinned, f"{name}.engines.{engine}", findings)
+    evidence = data.get("evidence")
+    facts = (*_FACTS, *(f"engines.{engine}" for engine in data["engines"])) if evidence is not None else ()
+    for fact in facts:
+        schema.check(evidence.get(fact), _EVIDENCE, f"{name}.evidence.{fact}", findings)
+    for topology, configs in data["endpoint_picker"]["config"].items():
+        for routing, config in (configs or {}).items():
+            _check_config(config, f"{name}.endpoint_picker.config.{topology}.{routing}", findings)
+    for decider, content in data["endpoint_picker"]["deciders"].items():
+        options = {"plugin": _dict(type=_TEXT, parameters={"type": "dict"}), "skips_prefill": {"type": "bool"}}
+        schema.check(content, _dict(**options), f"{name}.endpoint_picker.deciders.{decider}", findings)
+    return findings
+
+
+def _check_config(config: Any, where: str, findings: list[Finding]) -> None:
+    # Whatever else the picker takes is its own.
+    known = {"apiVersion": _TEXT, "kind": _TEXT, "plugins": _LIST, "schedulingProfiles": _LIST}
+    given = {key: value for key, value in config.items() if key in known} if isinstance(config, Mapping) else config
+    schema.check(given, _dict(**known), where, findings)
+
+
+def _check_layers(name: str, data: Mapping, findings: list[Finding]) -> list[tuple[str, Any]]:
+    """Return what is laid over the profile, each with its place."""
+    accelerators = schema.check(data.get("accelerators"), _FREE, f"{name}.accelerators", findings) or {}
+    blocks = {"type": "list", "elements": "dict", "options": {"versions": _TEXT, "set": _FREE}}
+    by_version = schema.check(data.get("by_version") or [], blocks, f"{name}.by_version", findings) or []
+    variants = schema.check(data.get("variants") or {}, {"type": "dict"}, f"{name}.variants", findings) or {}
+    layers = [(f"accelerators.{key}", value) for key, value in accelerators.items()]
+    for index, block in enumerate(by_version):
+        if block and block.keys() == {"versions", "set"}:
+            _check_range(block["versions"], f"{name}.by_version[{index}].versions", findings)
+            layers.append((f"by_version[{index}]", block["set"]))
+    options = {"versions": _OPTIONAL_TEXT, "set": {"type": "dict", "default": {}}}
+    for key, value in variants.items():
+        where = f"{name}.variants.{key}"
+        variant = schema.check(value, {"type": "dict", "options": options}, where, findings)
+        if variant is not None:
+            _check_range(variant.get("versions", ""), f"{where}.versions", findings)
+            layers.append((f"variants.{key}", variant.get("set")))
+    for where, layer in layers:
+        schema.check(layer, {"type": "dict"}, f"{name}.{where}", findings)
+    return layers
+
+
+def _check_engine(pinned: Any, where: str, findings: list[Finding]) -> None:
+    own: list[Finding] = []
+    schema.check(pinned, _dict(default=_TEXT, versions=_TEXT), where, own)
+    if not own:
+        _check_version(pinned["default"], f"{where}.default", own)
+        _check_range(pinned["versions"], f"{where}.versions", own)
+    if not own and not matches(pinned["default"], pinned["versions"]):
+        problem = f"{pinned['default']} is not in {pinned['versions']}."
+        own.append(Finding("release", f"{where}.default", problem, "Choose one of the allowed versions."))
+    findings += own
+
+
+def _check_version(version: Any, where: str, findings: list[Finding]) -> None:
+    if not is_version(str(version)):
+        findings.append(Finding("version", where, f"{version!r} is not a version.", "Write it like 0.5.20."))
+
+
+def _check_range(spec: Any, where: str, findings: list[Finding]) -> None:
+    try:
+        matches("0", str(spec))
+    except VersionError as error:
+        findings.append(Finding("version", where, f"{error}.", "Write it like >=0.5.20,<0.6."))

@@ -1,0 +1,177 @@
+# Copyright (c) the llm_d.multi_engine authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a cluster's facts forbid, told before anything is changed.
+
+``cluster`` is what module ``cluster_facts`` returns; what it could not see (``None``) forbids
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .findings import Finding, listing
+from .gateway import INFERENCE_SWITCH
+from .objects import workloads_of
+from .versions import is_version, matches, parse
+
+Cluster = Mapping[str, Any]
+
+
+def stack_findings(resolved: Mapping[str, Any], cluster: Cluster, overrides: Sequence[str]) -> list[str]:
+    """Return why ``cluster`` cannot run the ``resolved`` stack.
+
+    :param overrides: names of rules to wave through.
+    """
+    findings = [*_version(resolved["release"], cluster), *_permissions(cluster)]
+    for model in resolved["models"]:
+        for pods in workloads_of(model):
+            findings += _devices(pods, cluster)
+    return _kept(findings, overrides)
+
+
+def istio_findings(
+    mode: str, release: Mapping[str, Any], cluster: Cluster, adopt: bool, overrides: Sequence[str]
+) -> list[str]:
+    """Return why the Istio of ``cluster`` and ``mode`` do not go together.
+
+    :param mode: ``managed`` or ``existing``.
+    :param adopt: whether an Istio that this collection did not install may be taken over.
+    """
+    planes = cluster["istio"]
+    if planes is None:
+        return []
+    if mode == "existing":
+        findings = _existing_istio(release, planes, cluster)
+    else:
+        findings = [] if adopt else _unexpected_istio(planes)
+    return _kept(findings, overrides)
+
+
+def bundle_state(bundle: Mapping[str, Any], cluster: Cluster) -> str:
+    """Return ``missing``, ``partial``, ``older``, ``same``, ``newer`` or ``unknown`` for a bundle of definitions.
+
+    ``partial`` are newer ones than the bundle's that lack some of it: mixing the two is nobody's
+    release.
+
+    :param bundle: ``version``, ``crds`` (names) and ``bundle_annotation``, as a release has them.
+    """
+    definitions = cluster["definitions"]
+    if definitions is None:
+        return "unknown"
+    present = [name for name in bundle["crds"] if name in definitions]
+    if not present:
+        return "missing"
+    versions = [definitions[name]["annotations"].get(bundle["bundle_annotation"], "") for name in present]
+    if not all(is_version(version) for version in versions):
+        return "unknown"
+    oldest, wanted = min(parse(version) for version in versions), parse(bundle["version"])
+    if oldest == wanted:
+        return "same" if len(present) == len(bundle["crds"]) else "missing"
+    if len(present) < len(bundle["crds"]) and oldest > wanted:
+        return "partial"
+    return "older" if oldest < wanted else "newer"
+
+
+def bundle_decision(
+    bundle: Mapping[str, Any], cluster: Cluster, name: str, policy: str, variable: str
+) -> dict[str, Any]:
+    """Return ``state`` (see :func:`bundle_state`), ``apply`` (bool) and ``findings``.
+
+    :param name: what to call the bundle.
+    :param policy: ``install``, ``upgrade`` or ``existing``.
+    :param variable: variable that holds the policy.
+    """
+    state = bundle_state(bundle, cluster)
+    apply = state in {"install": ("missing",), "upgrade": ("missing", "older"), "existing": ()}[policy]
+    findings = []
+    if state == "missing" and not apply:
+        problem = f"the cluster lacks definitions of {name}: {listing(bundle['crds'])}."
+        findings.append(
+            Finding("definitions", variable, problem, f"Install {bundle['manifest']}, or set it to install.")
+        )
+    if state == "partial":
+        problem = f"the cluster has newer definitions of {name} than {bundle['version']}, and not all that are needed."
+        remedy = f"Complete them with {listing(bundle['crds'])} of their own version."
+        findings.append(Finding("definitions", variable, problem, remedy))
+    if state == "older" and not apply:
+        problem = f"the cluster's definitions of {name} are older than {bundle['version']}, which the release needs."
+        remedy = "Upgrade them, or set it to upgrade; others in this cluster may use them too."
+        findings.append(Finding("definitions", variable, problem, remedy))
+    return {"state": state, "apply": apply, "findings": [str(item) for item in findings]}
+
+
+def _kept(findings: list[Finding], overrides: Sequence[str]) -> list[str]:
+    return [str(item) for item in findings if not (item.overridable and item.rule in overrides)]
+
+
+def _version(release: Mapping, cluster: Cluster) -> list[Finding]:
+    wanted, version = release["kubernetes"], cluster["version"]
+    if matches(version, wanted):
+        return []
+    problem = f"release {release['name']} supports Kubernetes {wanted}, the cluster is {version}."
+    remedy = "Choose another release or upgrade the cluster."
+    return [Finding("kubernetes-version", "llm_d_release", problem, remedy, overridable=True)]
+
+
+def _permissions(cluster: Cluster) -> list[Finding]:
+    if not cluster["denied"]:
+        return []
+    problem = f"the credentials lack permission to {'; '.join(cluster['denied'])}."
+    remedy = "Ask for them, or name other credentials."
+    return [Finding("permissions", "llm_d_kubeconfig", problem, remedy, overridable=True)]
+
+
+def _devices(model: Mapping, cluster: Cluster) -> list[Finding]:
+    nodes = cluster["nodes"]
+    if nodes is None:
+        return []
+    findings = []
+    for resource, count in model["devices"].items():
+        offers = [int(node["allocatable"].get(resource, 0)) for node in nodes if node["schedulable"]]
+        most = max(offers, default=0)
+        where = f"{model['where']}.gpus"
+        if not most:
+            problem = f"no schedulable node of {len(nodes)} offers {resource}, the model asks for {count} per replica."
+            remedy = "Prepare GPU nodes (driver, container runtime, device plugin), or choose another accelerator."
+            findings.append(Finding("no-devices", where, problem, remedy, overridable=True))
+        elif most < count:
+            problem = f"a node offers at most {most} {resource}, the model asks for {count} per replica."
+            findings.append(Finding("no-devices", where, problem, f"Use at most {most}.", overridable=True))
+    return findings
+
+
+def _existing_istio(release: Mapping, planes: Sequence[Mapping], cluster: Cluster) -> list[Finding]:
+    variable, range_ = "istio_gateway_istio", release["istio"]["existing"]
+    if not planes:
+        remedy = "Install Istio, or set istio_gateway_istio: managed."
+        return [Finding("istio", variable, "'existing', but no istiod runs in the cluster.", remedy)]
+    findings = []
+    able = [plane for plane in planes if _can_do_inference(plane)]
+    if not able:
+        problem = f"no istiod has {INFERENCE_SWITCH}=true ({listing(_place(plane) for plane in planes)})."
+        remedy = "Set it in pilot.env of its values and restart it."
+        findings.append(Finding("istio", variable, problem, remedy))
+    versions = [plane["version"] for plane in able or planes]
+    if not any(is_version(version) and matches(version, range_) for version in versions):
+        problem = f"release {release['name']} works with Istio {range_}, the cluster runs {listing(versions)}."
+        findings.append(Finding("istio-version", variable, problem, "Upgrade Istio or choose another release.", True))
+    return findings
+
+
+def _unexpected_istio(planes: Sequence[Mapping]) -> list[Finding]:
+    others = [plane for plane in planes if not plane["ours"]]
+    if not others:
+        return []
+    problem = f"'managed', but an Istio that this collection did not install runs: {listing(map(_place, others))}."
+    remedy = "Set istio_gateway_istio: existing to leave it alone, or istio_gateway_adopt: true to take it over."
+    return [Finding("istio", "istio_gateway_istio", problem, remedy)]
+
+
+def _can_do_inference(plane: Mapping) -> bool:
+    return str(plane["env"].get(INFERENCE_SWITCH, "")).lower() == "true"
+
+
+def _place(plane: Mapping) -> str:
+    return f"{plane['namespace']}/{plane['name']} {plane['version']}"

@@ -1,0 +1,256 @@
+# Copyright (c) the llm_d.multi_engine authors
+# SPDX-License-Identifier: Apache-2.0
+"""Kubernetes objects of role ``model_service``: the model servers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import network_policies, precise_prefix, routing_proxy
+from .arguments import text
+from .objects import (
+    POD_ROLE_LABEL,
+    SERVING_LABEL,
+    Object,
+    labels,
+    make,
+    model_labels,
+    without_empty,
+    workloads_of,
+)
+
+ROLE = "model_service"
+COMPONENT = "model-server"
+PORT_NAME = "http"
+#: llm-d's name for a pod that does prefill and decode.
+AGGREGATED = "prefill-decode"
+
+
+def compose(stack: str, namespace: str, model: Mapping[str, Any], options: Mapping[str, Any]) -> list[Object]:
+    """Return the objects that serve one resolved ``model``.
+
+    :param options: ``hf_token_secret`` (dict with ``name`` and ``key``, or empty), ``pod_monitor``
+        (bool: the cluster knows that kind), ``network_policies`` (bool) and what
+        :func:`network_policies.compose` reads.
+    """
+    objects = []
+    for pods in workloads_of(model):
+        objects += routing_proxy.objects(stack, ROLE, COMPONENT, namespace, pods)
+        objects.append(_deployment(stack, namespace, pods, options))
+        if options["pod_monitor"]:
+            objects.append(_pod_monitor(stack, namespace, pods))
+        if pods["disruption_budget"]:
+            objects.append(_disruption_budget(stack, namespace, pods))
+    if options["network_policies"]:
+        objects.append(network_policies.compose(stack, ROLE, COMPONENT, namespace, model, options))
+    objects += precise_prefix.objects(
+        stack, ROLE, namespace, model, _selector(stack, model), PORT_NAME, _token(model, options)
+    )
+    return objects
+
+
+def _selector(stack: str, model: Mapping) -> dict[str, str]:
+    """Return the labels that tell pods of one Deployment from all others."""
+    role = model.get("pod_role")
+    return {**model_labels(stack, model), **({POD_ROLE_LABEL: role} if role else {})}
+
+
+def _deployment(stack: str, namespace: str, model: Mapping, options: Mapping) -> Object:
+    selector = _selector(stack, model)
+    pod = {
+        "metadata": without_empty(
+            {
+                "labels": {
+                    **model["pod_labels"],
+                    **labels(stack, ROLE, COMPONENT),
+                    **selector,
+                    SERVING_LABEL: "true",
+                    POD_ROLE_LABEL: model.get("pod_role") or AGGREGATED,
+                },
+                "annotations": model["pod_annotations"],
+            }
+        ),
+        "spec": _pod_spec(model, options),
+    }
+    spec = {
+        "replicas": model["replicas"],
+        # Never a pod more than asked for: spare GPUs are rare, and a rollout that waits for one
+        # would never end.
+        "strategy": model["strategy"]
+        or {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+        # Rollouts that load weights take as long as the startup probe allows.
+        "progressDeadlineSeconds": _startup_budget(model) + 300,
+        "selector": {"matchLabels": selector},
+        "template": pod,
+    }
+    return make(
+        "apps/v1",
+        "Deployment",
+        model["workload"],
+        namespace,
+        {**labels(stack, ROLE, COMPONENT), **selector},
+        spec=spec,
+    )
+
+
+def _startup_budget(model: Mapping) -> int:
+    probe = model["probes"]["startup"]
+    return probe["failureThreshold"] * probe.get("periodSeconds", 10)
+
+
+def _pod_spec(model: Mapping, options: Mapping) -> dict[str, Any]:
+    drain = model["drain"]
+    return without_empty(
+        {
+            # A Service named like an engine would inject variables such as SGLANG_PORT=tcp://...,
+            # which engines read as numbers.
+            "enableServiceLinks": False,
+            "automountServiceAccountToken": bool(model.get("service_account")),
+            "serviceAccountName": routing_proxy.account(model),
+            "terminationGracePeriodSeconds": sum(drain.values()),
+            "runtimeClassName": model.get("runtime_class"),
+            "priorityClassName": model.get("priority_class"),
+            "nodeSelector": model["node_selector"],
+            "tolerations": model["tolerations"],
+            "affinity": model["affinity"],
+            "topologySpreadConstraints": model["topology_spread"],
+            "imagePullSecrets": [{"name": name} for name in model["image_pull_secrets"]],
+            "initContainers": [routing_proxy.container(model)] if model["proxy"] else [],
+            "containers": [_container(model, options)],
+            "volumes": _volumes(model),
+        }
+    )
+
+
+def _container(model: Mapping, options: Mapping) -> dict[str, Any]:
+    return without_empty(
+        {
+            "name": COMPONENT,
+            "image": model["image"],
+            "imagePullPolicy": model["image_pull_policy"],
+            "command": model["command"],
+            "args": model["args"],
+            "ports": [
+                {"name": name, "containerPort": port, "protocol": "TCP"}
+                for name, port in {PORT_NAME: model["engine_port"], **model.get("extra_ports", {})}.items()
+            ],
+            "env": _env(model, options),
+            "resources": _resources(model),
+            "startupProbe": _probe(model, "startup"),
+            "readinessProbe": _probe(model, "readiness"),
+            "livenessProbe": _probe(model, "liveness"),
+            "lifecycle": _lifecycle(model),
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                **({"capabilities": {"add": model["capabilities"]}} if model.get("capabilities") else {}),
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "volumeMounts": _mounts(model),
+        }
+    )
+
+
+def _env(model: Mapping, options: Mapping) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = [
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": model["pod_ip_env"], "value": "$(POD_IP)"},
+    ]
+    for name, value in model["env"].items():
+        if value is None:
+            continue
+        source = {"valueFrom": value} if isinstance(value, Mapping) else {"value": text(value)}
+        entries.append({"name": name, **source})
+    secret = _token(model, options)
+    if secret and "HF_TOKEN" not in model["env"]:
+        entries.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": dict(secret)}})
+    return entries
+
+
+def _token(model: Mapping, options: Mapping) -> Mapping[str, str]:
+    """Return the Secret with the token that the model's source needs, or nothing."""
+    return (options["hf_token_secret"] or {}) if model["source"].startswith("hf://") else {}
+
+
+def _resources(model: Mapping) -> dict[str, Any]:
+    # Kubernetes wants the same count of an extended resource in both.
+    devices = {name: str(count) for name, count in model["devices"].items()}
+    given = model["resources"]
+    return without_empty(
+        {
+            "requests": {**devices, **(given.get("requests") or {})},
+            "limits": {**devices, **(given.get("limits") or {})},
+        }
+    )
+
+
+def _probe(model: Mapping, name: str) -> dict[str, Any]:
+    probe = model["probes"][name]
+    for action in ("httpGet", "tcpSocket"):
+        if action in probe:
+            return {**probe, action: {"port": PORT_NAME, **probe[action]}}
+    return dict(probe)
+
+
+def _lifecycle(model: Mapping) -> dict[str, Any]:
+    seconds = model["drain"]["pre_stop_seconds"]
+    return {"preStop": {"sleep": {"seconds": seconds}}} if seconds else {}
+
+
+def _volumes(model: Mapping) -> list[dict[str, Any]]:
+    cache = model["cache"]
+    if cache.get("claim"):
+        cache_volume = {"persistentVolumeClaim": {"claimName": cache["claim"]}}
+    elif cache.get("host_path"):
+        cache_volume = {"hostPath": {"path": cache["host_path"], "type": "DirectoryOrCreate"}}
+    else:
+        cache_volume = {"emptyDir": without_empty({"sizeLimit": cache.get("size")})}
+    volumes = [
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": model["shm_size"]}},
+        {"name": "cache", **cache_volume},
+    ]
+    if model["weights"]["volume"]:
+        volumes.append({"name": "model", **model["weights"]["volume"]})
+    return volumes + routing_proxy.volumes(model) + model["volumes"]
+
+
+def _mounts(model: Mapping) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = [
+        {"name": "shm", "mountPath": "/dev/shm"},
+        {"name": "cache", "mountPath": model["cache_path"]},
+    ]
+    if model["weights"]["volume"]:
+        mounts.append({"name": "model", "mountPath": "/model", "readOnly": True})
+    return mounts + model["volume_mounts"]
+
+
+def _pod_monitor(stack: str, namespace: str, model: Mapping) -> Object:
+    spec = {
+        "selector": {"matchLabels": _selector(stack, model)},
+        "podMetricsEndpoints": [{"port": PORT_NAME, "path": model["metrics"]["path"], "interval": "15s"}],
+    }
+    return make(
+        "monitoring.coreos.com/v1",
+        "PodMonitor",
+        model["workload"],
+        namespace,
+        labels(stack, ROLE, COMPONENT),
+        spec=spec,
+    )
+
+
+def _disruption_budget(stack: str, namespace: str, model: Mapping) -> Object:
+    spec = {
+        **model["disruption_budget"],
+        "selector": {"matchLabels": _selector(stack, model)},
+        # A pod that does not serve anyway keeps no node from being drained.
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+    }
+    return make(
+        "policy/v1",
+        "PodDisruptionBudget",
+        model["workload"],
+        namespace,
+        labels(stack, ROLE, COMPONENT),
+        spec=spec,
+    )

@@ -1,0 +1,60 @@
+# Copyright (c) the llm_d.multi_engine authors
+# SPDX-License-Identifier: Apache-2.0
+"""Engine profiles: what one engine needs at one version, on one accelerator."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from .versions import matches
+
+Profile = dict[str, Any]
+
+
+def merge(base: Any, over: Any) -> Any:
+    """Return ``over`` laid over ``base``: dicts are merged by key, everything else is replaced."""
+    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
+        return copy.deepcopy(over)
+    result = {key: copy.deepcopy(value) for key, value in base.items()}
+    for key, value in over.items():
+        result[key] = merge(base.get(key), value) if key in base else copy.deepcopy(value)
+    return result
+
+
+def effective(profile: Mapping[str, Any], version: str, accelerator: str, variant: str = "") -> Profile:
+    """Return ``profile`` as it is at ``version`` of the engine on ``accelerator``.
+
+    Laid over each other in this order: the profile, its matching ``by_version`` blocks, the
+    image variant, the accelerator. The result has no such blocks any more.
+
+    :param profile: one engine's profile as in ``roles/inference_engine/vars/engines``.
+    :param version: version of the engine, such as ``0.5.20``.
+    :param accelerator: a key of the profile's ``accelerators``.
+    :param variant: suffix of the image's tag, such as ``-runtime``.
+    :raises VersionError: when a version or a range cannot be read.
+    """
+    layers: list[Mapping[str, Any]] = [
+        block["set"] for block in profile.get("by_version", []) if matches(version, block["versions"])
+    ]
+    layers.append(profile.get("variants", {}).get(variant, {}).get("set", {}))
+    layers.append(profile["accelerators"][accelerator])
+    result: Any = {
+        key: value for key, value in profile.items() if key not in ("by_version", "variants", "accelerators")
+    }
+    for layer in layers:
+        result = merge(result, layer)
+    return result
+
+
+def image(profile: Profile, version: str, variant: str = "") -> str:
+    """Return the image reference that an effective ``profile`` composes."""
+    tag = profile["image"]["tag"].replace("{version}", version).replace("{variant}", variant)
+    return f"{profile['image']['repository']}:{tag}"
+
+
+def devices(engines: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the Kubernetes resources that ``engines`` (name to profile) know accelerators by."""
+    accelerators = [facts for profile in engines.values() for facts in profile["accelerators"].values()]
+    return sorted({facts["resource"] for facts in accelerators if facts.get("resource")})

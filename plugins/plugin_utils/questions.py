@@ -1,0 +1,34 @@
+# Copyright (c) the llm_d.multi_engine authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a client has to know to ask a model: role ``smoke_test`` is such a client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .gaie import picker_name
+from .objects import workloads_of
+
+
+def questions(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return for each model of the ``resolved`` stack how to reach it.
+
+    :returns: ``name``, ``served_name``, ``picker`` (name of a Deployment), ``workloads`` (names), ``port``,
+        ``path`` (prefix, may be empty) and ``headers``.
+    """
+    return [_question(model) for model in resolved["models"]]
+
+
+def _question(model: Mapping[str, Any]) -> dict[str, Any]:
+    route = model["route"]
+    by_header = route["header"] and not route["default"]
+    return {
+        "name": model["name"],
+        "served_name": model["served_name"],
+        "picker": picker_name(model),
+        "workloads": [pods["workload"] for pods in workloads_of(model)],
+        "port": model["port"],
+        "path": "" if by_header or route["default"] else route["path"],
+        "headers": {route["header"]["name"]: route["header"]["value"]} if by_header else {},
+    }

@@ -1,0 +1,689 @@
+# Copyright (c) the llm_d.multi_engine authors
+# SPDX-License-Identifier: Apache-2.0
+"""From what an inventory says to one plain dict per model with every decision made.
+
+No other code decides what an engine, a release or an accelerator means: the functions that
+compose Kubernetes objects only read what is resolved here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from . import (
+    arguments,
+    compatibility,
+    disaggregated,
+    gaie,
+    images,
+    model_service,
+    patches,
+    precise_prefix,
+    profiles,
+    routing_proxy,
+    schema,
+)
+from . import catalogue as catalogue_checks
+from .findings import Finding, did_you_mean, listing
+from .objects import workloads_of
+from .versions import is_version, matches
+
+#: Header that llm-d and GAIE route by; GAIE's body-based router sets it too.
+MODEL_HEADER = "X-Gateway-Base-Model-Name"
+MODEL_PATH = "/model"
+#: What a probe may do.
+_HANDLERS = ("httpGet", "tcpSocket", "exec", "grpc")
+_DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+#: Settings of a stack, the variable that users know each by, and its type.
+_VARIABLES: dict[str, tuple[str, dict[str, str]]] = {
+    "engine": ("inference_engine", {"type": "str"}),
+    "release": ("llm_d_release", {"type": "str"}),
+    "namespace": ("llm_d_namespace", {"type": "str"}),
+    "stack": ("llm_d_stack", {"type": "str"}),
+    "accelerator": ("llm_d_accelerator", {"type": "str"}),
+    "model_defaults": ("llm_d_model_defaults", {"type": "dict"}),
+    "overrides": ("llm_d_overrides", {"type": "list", "elements": "str"}),
+    "patches": ("llm_d_patches", {"type": "list", "elements": "raw"}),
+    "image_registry": ("llm_d_image_registry", {"type": "str"}),
+    "images": ("llm_d_images", {"type": "dict", "values": "str"}),
+    "image_pull_secrets": ("llm_d_image_pull_secrets", {"type": "list", "elements": "str"}),
+}
+#: Settings of a model that profiles may map to flags.
+_NEUTRAL = (
+    "context_length", "memory_fraction", "max_running_requests", "page_size", "kv_cache_dtype",
+    "dtype", "quantization", "chat_template", "tool_call_parser", "reasoning_parser",
+    "trust_remote_code",
+)  # fmt: skip
+
+
+def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that the roles need to know of a stack, or why it is refused.
+
+    :param settings: ``engine``, ``release``, ``namespace``, ``stack``, ``accelerator`` (each a
+        str, the first may be empty), ``models`` (list of dicts), ``model_defaults`` (dict of a
+        model's keys, for every model that does not set them), ``patches`` (list of dicts),
+        ``image_registry`` (str), ``images`` (dict of str), ``image_pull_secrets`` (list of str) and
+        ``overrides`` (names of rules to wave through).
+    :param catalogue: ``engines``, ``releases`` (name to data), ``model_schema`` and ``rules``.
+    :returns: ``stack``, ``namespace``, ``release`` (dict with ``name``), ``engines`` (name to
+        what the data path needs), ``devices`` (Kubernetes resources that are accelerators),
+        ``models`` (list, see :func:`_model`), ``rules`` (the catalogue's, for hosts to be compared
+        with), ``notes`` (list of str) and ``findings`` (list of str; the rest is incomplete unless it is empty).
+    """
+    findings: list[Finding] = []
+    settings = _settings(settings, findings)
+    images.check(*_mirror(settings), catalogue, findings)
+    release = _release(settings, catalogue, findings)
+    _check_names(settings, findings)
+    _check_engine(settings.get("engine"), "inference_engine", catalogue, findings)
+    models = _models(settings, catalogue, release, findings)
+    stack_patches = _stack_patches(settings["patches"], catalogue, findings)
+    findings = [item for item in findings if not (item.overridable and item.rule in settings["overrides"])]
+    if not findings and (stack_patches or any(model["patches"] for model in models)):
+        _try_patches(settings, models, release, stack_patches, findings)
+    return {
+        "stack": settings["stack"],
+        "namespace": settings["namespace"],
+        "release": release,
+        "engines": _engines(settings, catalogue, models),
+        "devices": profiles.devices(catalogue["engines"]),
+        "models": models,
+        "patches": stack_patches,
+        "image_sources": _image_sources(settings, catalogue, release, models),
+        "rules": catalogue["rules"],
+        "notes": _notes(settings, models),
+        "findings": [str(item) for item in findings],
+    }
+
+
+def _settings(settings: Mapping, findings: list[Finding]) -> dict[str, Any]:
+    """Return ``settings`` with every value of its type; the list of models is left to :func:`_models`."""
+    result = {"models": settings.get("models") or []}
+    for name, (variable, spec) in _VARIABLES.items():
+        empty = {"str": "", "list": [], "dict": {}}[spec["type"]]
+        own: list[Finding] = []
+        checked = schema.check(settings.get(name) or empty, spec, variable, own)
+        result[name] = empty if own else checked
+        findings += own
+    return result
+
+
+def _release(settings: Mapping, catalogue: Mapping, findings: list[Finding]) -> dict[str, Any]:
+    name, releases = settings["release"], catalogue["releases"]
+    if name in releases:
+        found = catalogue_checks.check_release(f"{name} (llm_d_release)", releases[name])
+        findings += found
+        return {} if found else {"name": name, **images.mirrored_release(releases[name], *_mirror(settings))}
+    remedy = f"{did_you_mean(name, releases)}Known releases: {listing(sorted(releases))}."
+    findings.append(Finding("release", "llm_d_release", f"unknown release {name!r}.", remedy))
+    return {}
+
+
+def _mirror(settings: Mapping) -> tuple[str, Mapping[str, str]]:
+    return settings["image_registry"], settings["images"]
+
+
+def _image_sources(settings: Mapping, catalogue: Mapping, release: Mapping, models: list[dict]) -> dict[str, str]:
+    """Return for each image that is not pulled from upstream where upstream has it."""
+    known = images.sources(catalogue["releases"][release["name"]], *_mirror(settings)) if release else {}
+    known.update({model["image"]: model["image_source"] for model in models})
+    return {image: source for image, source in known.items() if image != source}
+
+
+def _check_names(settings: Mapping, findings: list[Finding]) -> None:
+    for variable, value in (("llm_d_namespace", settings["namespace"]), ("llm_d_stack", settings["stack"])):
+        if not _DNS_LABEL.fullmatch(str(value)):
+            remedy = "Allowed: lower-case letters, digits and '-', at most 63, beginning with a letter."
+            findings.append(Finding("name", variable, f"{value!r} is not a DNS label.", remedy))
+
+
+def _check_engine(engine: Any, where: str, catalogue: Mapping, findings: list[Finding]) -> bool:
+    engines = catalogue["engines"]
+    if not engine or engine in engines:
+        return bool(engine)
+    remedy = f"{did_you_mean(engine, engines)}Known engines: {listing(sorted(engines))}."
+    findings.append(Finding("engine", where, f"unknown engine {engine!r}.", remedy))
+    return False
+
+
+def _models(settings: Mapping, catalogue: Mapping, release: Mapping, findings: list[Finding]) -> list[dict[str, Any]]:
+    given = settings["models"]
+    if not isinstance(given, (list, tuple)):
+        remedy = "Allowed: a list of models, each with name and source."
+        findings.append(Finding("models", "llm_d_models", f"{given!r} is not a list.", remedy))
+        return []
+    defaults = _model_defaults(settings, catalogue, findings)
+    resolved = []
+    for index, entry in enumerate(given):
+        where = _where(index, entry)
+        own: list[Finding] = []
+        if isinstance(entry, Mapping):
+            entry = {**defaults, **entry}
+        checked = schema.check(entry, catalogue["model_schema"], where, own)
+        if not own:
+            model = _model(checked, where, settings, catalogue, release, own)
+            resolved += [model] if model else []
+        findings += own
+    _check_unique(given, resolved, findings)
+    _settle_routes(resolved)
+    return resolved
+
+
+def _model_defaults(settings: Mapping, catalogue: Mapping, findings: list[Finding]) -> Mapping[str, Any]:
+    """Return the defaults of all models; none when they are wrong, so that this is told once."""
+    own: list[Finding] = []
+    options = catalogue["model_schema"]["options"]
+    optional = {name: {**option, "required": False} for name, option in options.items()}
+    schema.check(settings["model_defaults"], {"type": "dict", "options": optional}, "llm_d_model_defaults", own)
+    findings += own
+    return {} if own else settings["model_defaults"]
+
+
+def _stack_patches(given: list, catalogue: Mapping, findings: list[Finding]) -> list[dict[str, Any]]:
+    spec = catalogue["model_schema"]["options"]["patches"]
+    own: list[Finding] = []
+    checked = schema.check(given, spec, "llm_d_patches", own)
+    findings += own
+    return [] if own else _placed(checked, "llm_d_patches", findings)
+
+
+def _placed(given: list[dict], where: str, findings: list[Finding]) -> list[dict[str, Any]]:
+    """Return patches with their place, as messages name it."""
+    result = [{**patch, "where": f"{where}[{index}]"} for index, patch in enumerate(given)]
+    for patch in result:
+        patches.check(patch, patch["where"], findings)
+    return result
+
+
+def _try_patches(
+    settings: Mapping, models: list[dict], release: Mapping, stack_patches: list[dict], findings: list[Finding]
+) -> None:
+    """Lay all patches over what the models give, so that what does not fit is told before anything is changed.
+
+    Roles have options of their own, which are not known here: what they decide about an endpoint picker is found when
+    it is composed.
+    """
+    every, unsure = [], []
+    options = defaultdict(str, pod_monitor=True, network_policies=True)
+    place = settings["stack"], settings["namespace"]
+    for model in models:
+        pickers = gaie.compose(*place, model, release, options)
+        servers = model_service.compose(*place, model, options)
+        patches.check_targets(model["patches"], pickers + servers, findings)
+        own = [*stack_patches, *model["patches"]]
+        patches.apply(servers, own, findings)
+        patches.apply(pickers, own, unsure)
+        every += pickers + servers
+    findings += [item for item in unsure if item.rule == patches.IDENTITY_RULE]
+    # A patch of the stack fails in the same way for every model.
+    findings[:] = dict.fromkeys(findings)
+    if models:
+        # Role istio_gateway knows the name of its Gateway.
+        patches.check_targets(stack_patches, every, findings, elsewhere=["Gateway"])
+
+
+def _where(index: int, entry: Any) -> str:
+    name = _name(entry)
+    return f"llm_d_models[{index}] ({name})" if name else f"llm_d_models[{index}]"
+
+
+def _name(entry: Any) -> str | None:
+    name = entry.get("name") if isinstance(entry, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
+def _check_unique(given: Any, resolved: list[dict], findings: list[Finding]) -> None:
+    names: dict[str, int] = {}
+    for index, entry in enumerate(given):
+        name = _name(entry)
+        if name in names:
+            problem = f"name {name!r} is taken by llm_d_models[{names[name]}]."
+            findings.append(Finding("unique", f"llm_d_models[{index}].name", problem, "Names are unique in a stack."))
+        elif name:
+            names[name] = index
+    routes: dict[tuple, str] = {}
+    for model in resolved:
+        for match in _matches(model):
+            if match in routes:
+                problem = f"route {match[1]!r} is taken by model {routes[match]!r}."
+                remedy = "Give one of them another served_name, route.header or route.path."
+                if match[0] == "default":
+                    remedy = "Set route.default of at most one model."
+                findings.append(Finding("unique", f"{model['where']}.route", problem, remedy))
+            routes.setdefault(match, model["name"])
+
+
+def _matches(model: Mapping) -> list[tuple]:
+    route = model["route"]
+    result: list[tuple] = []
+    if route["path"]:
+        result.append(("path", route["path"]))
+    if route["header"]:
+        result.append(("header", f"{route['header']['name'].lower()}: {route['header']['value']}"))
+    if route["default"]:
+        result.append(("default", "default"))
+    return result
+
+
+def _settle_routes(models: list[dict]) -> None:
+    """A lone model takes all requests unless it says otherwise."""
+    for model in models:
+        if model["route"]["default"] is None:
+            model["route"]["default"] = len(models) == 1
+
+
+def _model(
+    entry: dict[str, Any],
+    where: str,
+    settings: Mapping,
+    catalogue: Mapping,
+    release: Mapping,
+    findings: list[Finding],
+) -> dict[str, Any] | None:
+    """Return ``entry`` with every decision made, or None when the engine cannot be known.
+
+    The result has the checked keys of ``entry`` and, decided here: ``where``, ``roles`` (its kinds
+    of pods where there are several, each like the model itself; what the model then says of pods
+    is what is true of those that clients reach), ``workload`` (name of its Deployment),
+    ``engine``, ``engine_version``, ``image`` and ``image_source`` (from
+    where it is pulled, and where upstream has it), ``image_pull_secrets``, ``accelerator``,
+    ``devices`` (Kubernetes resource to count), ``command``, ``args``, ``port`` (of the pod),
+    ``proxy`` (see :mod:`routing_proxy`), ``engine_port``, ``served_name``,
+    ``weights`` (volume and path), ``env``, ``probes``, ``drain`` (seconds), ``shm_size``,
+    ``cache_path``, ``metrics``, ``http``, ``request_timeout``, ``route``, ``picker_values`` (for
+    the endpoint picker's configuration) and ``facts`` (what the compatibility rules compare).
+    """
+    engine = entry.get("engine") or settings.get("engine")
+    if not engine:
+        remedy = (
+            f"Set inference_engine for all models or engine for this one. "
+            f"Known engines: {listing(sorted(catalogue['engines']))}."
+        )
+        findings.append(Finding("engine", f"{where}.engine", "no engine.", remedy))
+        return None
+    if engine not in catalogue["engines"]:
+        if entry.get("engine"):
+            _check_engine(engine, f"{where}.engine", catalogue, findings)
+        return None
+    profile = catalogue["engines"][engine]
+    version = _engine_version(entry, where, engine, profile, release, findings)
+    accelerator = _accelerator(entry, where, engine, profile, settings, findings)
+    variant = _variant(entry, where, version, profile, findings)
+    _check_routing(entry, where, catalogue, release, findings)
+    given = disaggregated.check(entry, where, catalogue["model_schema"], findings)
+    if not version or not accelerator or not all(item.overridable for item in findings):
+        return None
+    facts = profiles.effective(profile, version, accelerator, variant)
+    model = {**entry, "where": where, "engine": engine, "engine_version": version, "accelerator": accelerator}
+    model["image_source"] = entry.get("image") or profiles.image(facts, version, variant)
+    model["image"] = entry.get("image") or images.mirrored(model["image_source"], *_mirror(settings))
+    model["image_pull_secrets"] = entry["image_pull_secrets"] or settings["image_pull_secrets"]
+    model["weights"] = _weights(entry["source"])
+    model["served_name"] = entry.get("served_name") or model["weights"]["id"]
+    model["command"] = entry.get("command") or list(facts["command"])
+    model["pod_ip_env"] = facts["pod_ip_env"]
+    model["cache_path"] = facts["cache_path"]
+    model["metrics"] = facts["metrics"]
+    model["http"] = facts["http"]
+    model["checks_model_name"] = facts["checks_model_name"]
+    model["request_timeout"] = entry.get("request_timeout") or facts["http"]["request_timeout"]
+    model["route"] = _route(entry, model["served_name"])
+    model["patches"] = _placed(entry["patches"], f"{where}.patches", findings)
+    model["facts"] = _facts(model, release, facts)
+    model["picker_values"] = {}
+    if entry["topology"] == disaggregated.TOPOLOGY:
+        _disaggregate(model, entry, where, given, facts, settings, catalogue, release, findings)
+    else:
+        name = f"{entry['name']}-{engine}"
+        wanted = bool(entry.get("routing_proxy"))
+        if entry["routing"] == precise_prefix.ROUTING:
+            model |= precise_prefix.resolve(model, where, facts, release, findings)
+        extra = model.get("event_arguments", [])
+        model |= _pods(model, where, name, facts, extra, wanted, settings, catalogue, release, findings)
+        model["roles"] = []
+    for pods in workloads_of(model):
+        pods["disruption_budget"] = _disruption_budget(entry, pods, findings)
+    findings += compatibility.judge(catalogue["rules"], model["facts"], where)
+    return model
+
+
+def _disaggregate(
+    model: dict[str, Any],
+    entry: Mapping,
+    where: str,
+    given: Mapping,
+    facts: Mapping,
+    settings: Mapping,
+    catalogue: Mapping,
+    release: Mapping,
+    findings: list[Finding],
+) -> None:
+    """Give ``model`` its two kinds of pods."""
+    model["roles"] = []
+    transfer = disaggregated.transfer(entry, where, model["engine_version"], facts, findings)
+    if not transfer:
+        return
+    facts = {**facts, "connector": transfer["connector"]}
+    model["picker_values"] = disaggregated.decider(entry, where, facts, release, findings)
+    found: list[Finding] = []
+    for role in disaggregated.ROLES:
+        own: list[Finding] = []
+        place, side = f"{where}.{role}", transfer[role]
+        pods = {**disaggregated.laid_over(model, role, given[role], side), "where": place, "roles": []}
+        if role != disaggregated.DECODE:
+            # Told of decode pods already, where there is a proxy.
+            pods |= {
+                "connector": None,
+                "engine_port": None,
+                "proxy_image": None,
+                "proxy_args": [],
+                "proxy_resources": {},
+            }
+        name = f"{model['name']}-{model['engine']}-{role}"
+        wanted = role == disaggregated.DECODE
+        pods |= _pods(pods, place, name, facts, side["arguments"], wanted, settings, catalogue, release, own)
+        model["roles"].append(pods)
+        found += disaggregated.relocated(own, where, role, given[role])
+    # What is wrong with the model itself is wrong with both.
+    findings += dict.fromkeys(found)
+    prefill, decode = model["roles"]
+    sides = dict(zip(disaggregated.ROLES, model["roles"], strict=True))
+    findings += disaggregated.disagreements(sides, where, given, facts)
+    model |= {**decode, "where": where, "roles": [prefill, decode]}
+
+
+def _pods(
+    model: Mapping,
+    where: str,
+    name: str,
+    facts: Mapping,
+    extra: list[str],
+    proxied: bool,
+    settings: Mapping,
+    catalogue: Mapping,
+    release: Mapping,
+    findings: list[Finding],
+) -> dict[str, Any]:
+    """Return what is decided for each kind of pods of a model.
+
+    :param model: the model as these pods see it.
+    :param name: what to call their Deployment.
+    :param extra: arguments that its topology needs.
+    :param proxied: whether a routing proxy stands in front of the engine.
+    """
+    pods: dict[str, Any] = {"workload": name, "port": model.get("port") or facts["ports"]["engine"]}
+    pods["proxy"] = routing_proxy.resolve(model, where, proxied, facts, release, settings["namespace"], findings)
+    pods["engine_port"] = pods["proxy"]["engine_port"] if pods["proxy"] else pods["port"]
+    pods["devices"] = _devices(model, where, model["accelerator"], facts, findings)
+    drain = {**facts["drain"]}
+    if model.get("drain_seconds") is not None:
+        drain["requests_seconds"] = model["drain_seconds"]
+    pods["drain"] = {key: drain[key] for key in ("pre_stop_seconds", "requests_seconds", "margin_seconds")}
+    _check_engines_of_args(model, where, catalogue, findings)
+    pods["args"] = model.get("args") or _arguments({**model, **pods}, where, facts, drain, extra, findings)
+    pods["env"] = {**facts["env"], **model["env"]}
+    pods["probes"] = _probes(model, facts)
+    pods["shm_size"] = model.get("shm_size") or facts["shm_size"]
+    return pods
+
+
+def _engine_version(
+    entry: Mapping, where: str, engine: str, profile: Mapping, release: Mapping, findings: list[Finding]
+) -> str | None:
+    place = f"{where}.engine_version"
+    pinned = release.get("engines", {}).get(engine)
+    version = entry.get("engine_version")
+    if entry.get("image") and not version:
+        remedy = "Its tag may say anything: flags, probes and metrics follow engine_version. Set it to the engine's version in the image."
+        findings.append(Finding("engine-version", place, f"missing, with image {entry['image']!r}.", remedy))
+        return None
+    if not version and not pinned:
+        if release:
+            problem = f"release {release['name']} names no default version of {engine}."
+            findings.append(Finding("engine-version", place, problem, f"Known: {profile['versions']}."))
+        return None
+    version = version or pinned["default"]
+    if not is_version(version):
+        remedy = f"Known versions of {engine}: {profile['versions']}."
+        findings.append(Finding("engine-version", place, f"{version!r} is not a version.", remedy))
+        return None
+    version = str(version).removeprefix("v")
+    if not matches(version, profile["versions"]):
+        problem = f"{engine} {version} is unknown to its profile."
+        remedy = f"Known versions: {profile['versions']}."
+        findings.append(Finding("engine-version-unknown", place, problem, remedy, overridable=True))
+    elif pinned and not matches(version, pinned["versions"]):
+        problem = f"release {release['name']} does not allow {engine} {version}."
+        remedy = f"Allowed: {pinned['versions']}; its default is {pinned['default']}."
+        findings.append(Finding("engine-version-release", place, problem, remedy, overridable=True))
+    return version
+
+
+def _accelerator(
+    entry: Mapping, where: str, engine: str, profile: Mapping, settings: Mapping, findings: list[Finding]
+) -> str | None:
+    accelerator = entry.get("accelerator") or settings["accelerator"]
+    known = profile["accelerators"]
+    if accelerator in known:
+        return accelerator
+    place = f"{where}.accelerator" if entry.get("accelerator") else "llm_d_accelerator"
+    remedy = f"{did_you_mean(accelerator, known)}{engine} knows: {listing(known)}."
+    findings.append(Finding("accelerator", place, f"unknown accelerator {accelerator!r}.", remedy))
+    return None
+
+
+def _variant(entry: Mapping, where: str, version: str | None, profile: Mapping, findings: list[Finding]) -> str:
+    variant = entry.get("image_variant") or ""
+    if not variant or not version:
+        return ""
+    place, known = f"{where}.image_variant", profile.get("variants", {})
+    if variant not in known:
+        remedy = f"{did_you_mean(variant, known)}Known: {listing(known) or 'none'}."
+        findings.append(Finding("image-variant", place, f"unknown variant {variant!r}.", remedy, overridable=True))
+    elif not matches(version, known[variant].get("versions", "")):
+        remedy = f"It exists for {known[variant]['versions']}."
+        problem = f"version {version} has no variant {variant!r}."
+        findings.append(Finding("image-variant", place, problem, remedy, overridable=True))
+    return variant
+
+
+def _check_routing(entry: Mapping, where: str, catalogue: Mapping, release: Mapping, findings: list[Finding]) -> None:
+    """The release's endpoint picker has to have a configuration for topology and routing."""
+    if not release:
+        return
+    topology, routing = entry["topology"], entry["routing"]
+    picker = release["endpoint_picker"]
+    known = picker["config"].get(topology) or {}
+    if not known:
+        able = [name for name, data in catalogue["releases"].items() if _picker_config(data).get(topology)]
+        problem = (
+            f"release {release['name']} has no {topology!r}: {picker['lacks'].get(topology) or 'it says no more'}."
+        )
+        remedy = f"Use {listing(name for name, configs in picker['config'].items() if configs)}" + (
+            f", or one of the releases {listing(able)}." if able else "."
+        )
+        findings.append(Finding("topology", f"{where}.topology", problem, remedy))
+    elif routing not in known:
+        reason = picker["lacks"].get(routing)
+        problem = f"release {release['name']} has no routing {routing!r}{f': {reason}' if reason else ''}."
+        if topology != "aggregated":
+            problem = f"{problem[:-1]} for {where}.topology {topology}."
+        # What others have is not mistyped.
+        configs = [configs for data in catalogue["releases"].values() for configs in _picker_config(data).values()]
+        hint = "" if any(routing in (others or {}) for others in configs) else did_you_mean(routing, known)
+        remedy = f"{hint}Allowed: {listing(known)}."
+        findings.append(Finding("routing", f"{where}.routing", problem, remedy))
+
+
+def _picker_config(release: Any) -> Mapping[str, Any]:
+    """Return a release's configurations; one that nobody has chosen may be the user's and broken."""
+    picker = release.get("endpoint_picker") if isinstance(release, Mapping) else None
+    config = picker.get("config") if isinstance(picker, Mapping) else None
+    return config if isinstance(config, Mapping) else {}
+
+
+def _weights(source: str) -> dict[str, Any]:
+    """Return what ``source`` means: the engine's ``path``, a short ``id`` and the ``volume``."""
+    scheme, rest = source.split("://", 1)
+    if scheme == "hf":
+        repository, _sep, revision = rest.partition("@")
+        return {"path": repository, "id": repository, "revision": revision or None, "volume": None}
+    if scheme == "pvc":
+        claim, _sep, path = rest.partition("/")
+        path = path.strip("/")
+        volume = {"persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+        inside = f"{MODEL_PATH}/{path}" if path else MODEL_PATH
+        return {"path": inside, "id": path.rsplit("/", 1)[-1] or claim, "revision": None, "volume": volume}
+    path = "/" + rest.strip("/")
+    volume = {"hostPath": {"path": path, "type": "Directory"}}
+    return {"path": MODEL_PATH, "id": path.rsplit("/", 1)[-1], "revision": None, "volume": volume}
+
+
+def _devices(entry: Mapping, where: str, accelerator: str, facts: Mapping, findings: list[Finding]) -> dict[str, int]:
+    resource = facts.get("resource")
+    if not resource:
+        if entry.get("gpus"):
+            problem = f"accelerator {accelerator!r} has no devices."
+            findings.append(Finding("gpus", f"{where}.gpus", problem, "Remove it, or choose another accelerator."))
+        return {}
+    gpus = entry.get("gpus") or 1
+    sizes = [entry.get(name) or 1 for name in ("tensor_parallel", "pipeline_parallel", "data_parallel")]
+    used = sizes[0] * sizes[1] * sizes[2]
+    if not entry.get("tensor_parallel") and gpus % used:
+        problem = f"pipeline_parallel x data_parallel = {used} does not divide {gpus} gpus."
+        findings.append(Finding("gpus", f"{where}.gpus", problem, f"Use a multiple of {used}."))
+    elif entry.get("tensor_parallel") and used != gpus:
+        problem = f"tensor x pipeline x data parallel = {used}, but gpus is {gpus}."
+        findings.append(Finding("gpus", f"{where}.gpus", problem, "Make them equal, or leave tensor_parallel out."))
+    return {resource: gpus}
+
+
+def _arguments(
+    model: Mapping, where: str, facts: Mapping, drain: Mapping, extra: list[str], findings: list[Finding]
+) -> list[str]:
+    sizes = {name: model.get(name) for name in ("tensor_parallel", "pipeline_parallel", "data_parallel")}
+    gpus = sum(model["devices"].values())
+    if gpus and not sizes["tensor_parallel"]:
+        sizes["tensor_parallel"] = gpus // ((sizes["pipeline_parallel"] or 1) * (sizes["data_parallel"] or 1)) or 1
+    values = {
+        "model": model["weights"]["path"],
+        "revision": model["weights"]["revision"],
+        "served_name": model["served_name"],
+        "host": "0.0.0.0",
+        "port": model["engine_port"],
+        **sizes,
+        **{name: model.get(name) for name in _NEUTRAL},
+    }
+    for name in (*sizes, *_NEUTRAL):
+        if model.get(name) and name not in facts["arguments"]:
+            problem = f"engine {model['engine']} {model['engine_version']} has no such setting."
+            findings.append(Finding("setting", f"{where}.{name}", problem, "Leave it out for this engine."))
+    composed = arguments.from_settings(facts["arguments"], values)
+    composed += facts["fixed_arguments"] + extra
+    composed += [part.replace("{value}", str(drain["requests_seconds"])) for part in drain["arguments"]]
+    flags = model["engine_args"].get(model["engine"]) or {}
+    if not isinstance(flags, Mapping):
+        place = f"{where}.engine_args.{model['engine']}"
+        findings.append(Finding("engine-args", place, f"{flags!r} is not a dict.", "Write flag: value, one a line."))
+        return composed
+    _check_flags(flags, model, where, facts, findings)
+    return arguments.with_user_flags(composed, flags)
+
+
+def _check_engines_of_args(entry: Mapping, where: str, catalogue: Mapping, findings: list[Finding]) -> None:
+    """Blocks of other engines are ignored, those of engines that do not exist are mistyped."""
+    for engine in entry["engine_args"]:
+        _check_engine(str(engine), f"{where}.engine_args.{engine}", catalogue, findings)
+
+
+def _check_flags(flags: Mapping, model: Mapping, where: str, facts: Mapping, findings: list[Finding]) -> None:
+    stands_for = {flag: setting for setting, names in facts["reserved_arguments"].items() for flag in names}
+    for flag in flags:
+        # Engines read underscores as dashes.
+        setting = stands_for.get(arguments.flag_name(str(flag)).replace("_", "-"))
+        if setting:
+            place = f"{where}.engine_args.{model['engine']}.{flag}"
+            problem = "other objects depend on this value."
+            findings.append(Finding("engine-args", place, problem, f"Set {setting} of the model instead."))
+
+
+def _probes(entry: Mapping, facts: Mapping) -> dict[str, Any]:
+    """Return the probes with the startup probe's budget laid over its period."""
+    probes = {}
+    for name, probe in facts["probes"].items():
+        given = entry["probes"].get(name) or {}
+        if any(handler in given for handler in _HANDLERS):
+            # Kubernetes takes one of them: the user's replaces ours.
+            probe = {key: value for key, value in probe.items() if key not in _HANDLERS or key in given}
+        probes[name] = profiles.merge(probe, given)
+    startup = probes["startup"]
+    budget = entry.get("startup_seconds") or facts["startup_seconds"]
+    startup.setdefault("failureThreshold", -(-budget // startup.get("periodSeconds", 10)))
+    return probes
+
+
+def _disruption_budget(entry: Mapping, pods: Mapping, findings: list[Finding]) -> dict[str, Any]:
+    """Return the budget of ``pods`` as Kubernetes writes it; refuse one that lets no node be drained."""
+    given, place = entry["disruption_budget"], f"{pods['where']}.disruption_budget"
+    if not given:
+        return {}
+    if len(given) > 1:
+        problem = "both min_available and max_unavailable."
+        findings.append(Finding("disruption-budget", place, problem, "Kubernetes takes one of them."))
+        return {}
+    ((name, text),) = given.items()
+    value = int(text.rstrip("%"))
+    if name == "min_available":
+        # Kubernetes rounds percentages up.
+        kept = -(-value * pods["replicas"] // 100) if text.endswith("%") else value
+        stuck, problem = kept >= pods["replicas"], f"{text} of {pods['replicas']} replicas have to be available"
+    else:
+        stuck, problem = value == 0, "no replica may be unavailable"
+    if stuck:
+        remedy = "Use max_unavailable: 1, or more replicas."
+        findings.append(Finding("disruption-budget", place, f"{problem}: no node could be drained.", remedy, True))
+    field = "minAvailable" if name == "min_available" else "maxUnavailable"
+    return {field: text if text.endswith("%") else value}
+
+
+def _route(entry: Mapping, served_name: str) -> dict[str, Any]:
+    given = entry["route"]
+    header = given.get("header")
+    if not header and not given.get("path"):
+        header = {"name": MODEL_HEADER, "value": served_name}
+    return {"header": header, "path": given.get("path"), "default": given.get("default")}
+
+
+def _facts(model: Mapping, release: Mapping, facts: Mapping) -> dict[str, Any]:
+    return {
+        "release": release.get("name"),
+        "engine": model["engine"],
+        "engine_version": model["engine_version"],
+        "accelerator": model["accelerator"],
+        "topology": model["topology"],
+        "routing": model["routing"],
+        "router": release["endpoint_picker"]["router"] if release else None,
+        "kv_events": facts["kv_events"]["encoding"],
+        "cuda": (facts.get("cuda") or {}).get("major"),
+    }
+
+
+def _engines(settings: Mapping, catalogue: Mapping, models: list[dict]) -> dict[str, Any]:
+    """Return what the data path needs of each engine in use, the default one included."""
+    used = {model["engine"]: model["http"] for model in models}
+    default = settings.get("engine")
+    if default in catalogue["engines"]:
+        used.setdefault(default, catalogue["engines"][default]["http"])
+    return {name: {"http": http} for name, http in used.items()}
+
+
+def _notes(settings: Mapping, models: list[dict]) -> list[str]:
+    default = settings.get("engine")
+    return [
+        f"Model {model['name']} names its own engine {model['engine']}; inference_engine={default} does not change it."
+        for model in models
+        if default and model["engine"] != default
+    ]
