@@ -1,0 +1,1 @@
+"""Where SGLang is: here is its stand-in."""

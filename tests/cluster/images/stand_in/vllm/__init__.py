@@ -1,0 +1,1 @@
+"""Where vLLM is: here is its stand-in."""

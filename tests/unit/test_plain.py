@@ -1,0 +1,16 @@
+"""Ansible's values as Python's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import as_list
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [([], []), (["a", "b"], ["a", "b"]), ("", []), ("registry", ["registry"]), ("a, b,", ["a", "b"])],
+)
+def test_text_is_a_list_where_ansible_says_so(value: Any, expected: list[str]) -> None:
+    assert as_list(value) == expected
