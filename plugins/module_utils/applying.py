@@ -105,10 +105,16 @@ class Apply:
         self._refuse_foreign()
         self._refuse_emptiness()
         todo = self._todo(sources)
-        if self._dry_run or all(self._is_done(item) for item in todo):
+        done = all(self._is_done(item) for item in todo)
+        if done:
+            # The usual case, and so one without threads.
+            for item in in_order(todo):
+                self._remember_unchanged(item, checked=True)
+        elif self._dry_run:
             self._apply(todo)
-            if self._dry_run:
-                self._show_removed()
+        if self._dry_run:
+            self._show_removed()
+        if done or self._dry_run:
             return
         # The Lease needs its namespace.
         self._apply([item for item in todo if item["kind"] == "Namespace"])
@@ -475,22 +481,22 @@ class Apply:
     # --- what is said of it -----------------------------------------------------------------
 
     def _record(self, item: dict, live: dict | None, after: dict, checked: bool) -> None:
-        before, now = presentable(live), presentable(after, live)
-        if live is None:
-            action = "created"
-        elif live is after or before == now:
-            action = "unchanged"
-        else:
-            action = "changed"
-        self.results.append({"name": name_of(item), "action": action, "checked": checked})
-        if action == "unchanged":
+        # The same one was not written at all.
+        before, now = ({}, {}) if live is after else (presentable(live), presentable(after, live))
+        if live and before == now:
+            self._remember_unchanged(item, checked)
             return
+        action = "created" if live is None else "changed"
+        self.results.append({"name": name_of(item), "action": action, "checked": checked})
         if action == "created":
             # What the server fills in by default says nothing about the change.
             now = presentable(item)
         else:
             before, now = _narrow(before, now, item)
         self._show(item, before, now)
+
+    def _remember_unchanged(self, item: dict, checked: bool) -> None:
+        self.results.append({"name": name_of(item), "action": "unchanged", "checked": checked})
 
     def _show_removed(self) -> None:
         for live in self.unwanted():
