@@ -19,7 +19,9 @@ options:
     type: dict
     required: true
   catalogue:
-    description: C(engines), C(releases), C(model_schema) and C(rules) of role C(inference_engine).
+    description:
+      - C(engines), C(releases), C(model_schema) and C(rules) of role C(inference_engine), and C(engine_files), a
+        dictionary of paths to the text of the user's own engines.
     type: dict
     required: true
 """

@@ -24,14 +24,20 @@ def from_settings(templates: Mapping[str, Sequence[str]], settings: Mapping[str,
     return result
 
 
-def with_user_flags(arguments: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
+def with_user_flags(arguments: Sequence[str], flags: Mapping[str, Any], separate: bool = False) -> list[str]:
     """Return ``arguments`` with the user's ``flags`` added, each replacing one of the same name.
 
     :param flags: flag without dashes to its value: ``True`` for a bare flag, ``False`` to take
         one away, a list for several values, anything else for ``--flag=value``.
+    :param separate: whether the engine wants ``--flag value`` instead.
     """
     names = {flag_name(str(name)) for name in flags}
-    kept = [argument for argument in arguments if flag_name(argument) not in names]
+    kept: list[str] = []
+    gone = False
+    for argument in arguments:
+        # What stands behind a flag is its value, and goes with it.
+        gone = flag_name(argument) in names or (separate and gone and not argument.startswith("--"))
+        kept += [] if gone else [argument]
     for name, value in flags.items():
         flag = f"--{flag_name(str(name))}"
         if value is True:
@@ -39,7 +45,7 @@ def with_user_flags(arguments: Sequence[str], flags: Mapping[str, Any]) -> list[
         elif isinstance(value, (list, tuple)):
             kept += [flag, *(text(item) for item in value)]
         elif value is not False and value is not None:
-            kept.append(f"{flag}={text(value)}")
+            kept += [flag, text(value)] if separate else [f"{flag}={text(value)}"]
     return kept
 
 

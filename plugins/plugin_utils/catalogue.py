@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether an engine profile or a release says everything that the other functions read.
 
-Files of the catalogue are shipped, but a release may be the user's own: what is missing there has
-to be told as a finding and not as a traceback in the middle of a play.
+Files of the catalogue are shipped, but an engine or a release may be the user's own: what is missing
+there has to be told as a finding and not as a traceback in the middle of a play.
 """
 
 from __future__ import annotations
@@ -32,6 +32,26 @@ _TEXTS: Spec = {"type": "list", "elements": "str", "required": True}
 _LIST: Spec = {"type": "list", "elements": "raw", "required": True}
 _SECONDS: Spec = {"type": "str", "required": True, "pattern": r"\d+s", "allowed": "seconds such as 3600s"}
 
+#: Settings of a model that profiles may map to flags.
+NEUTRAL = (
+    "context_length", "memory_fraction", "max_running_requests", "page_size", "kv_cache_dtype",
+    "dtype", "quantization", "chat_template", "tool_call_parser", "reasoning_parser",
+    "trust_remote_code",
+)  # fmt: skip
+#: What else becomes an argument.
+_DECIDED = (
+    "model", "repository", "revision", "served_name", "host", "port",
+    "tensor_parallel", "pipeline_parallel", "data_parallel",
+)  # fmt: skip
+_ARGUMENTS: Spec = {
+    "type": "dict",
+    "required": True,
+    "options": {
+        name: {"type": "list", "elements": "str", "required": name in ("model", "port")}
+        for name in (*_DECIDED, *NEUTRAL)
+    },
+}
+
 _SIDE: Spec = {
     "type": "dict",
     "options": {
@@ -52,13 +72,17 @@ _TENSOR_PARALLEL: Spec = {
 _PROFILE = _dict(
     title=_TEXT,
     versions=_TEXT,
+    # Of models where neither they nor the release say a version.
+    default_version=_OPTIONAL_TEXT,
     image=_dict(repository=_TEXT, tag=_TEXT),
     command=_TEXTS,
-    arguments=_FREE,
+    arguments=_ARGUMENTS,
+    # Flags take a value as the argument behind them only.
+    separate_values={"type": "bool"},
     fixed_arguments=_TEXTS,
-    reserved_arguments=_FREE,
+    reserved_arguments={"type": "dict", "required": True, "values": _TEXTS},
     env=_FREE,
-    pod_ip_env=_TEXT,
+    pod_ip_env=_OPTIONAL_TEXT,
     cache_path=_TEXT,
     shm_size=_TEXT,
     ports=_dict(engine=_NUMBER, behind_proxy=_NUMBER),
@@ -69,12 +93,20 @@ _PROFILE = _dict(
         path=_TEXT,
         queued_requests=_TEXT,
         running_requests=_TEXT,
-        kv_cache_usage=_TEXT,
+        kv_cache_usage=_OPTIONAL_TEXT,
         page_size=_OPTIONAL_TEXT,
         pages=_OPTIONAL_TEXT,
     ),
-    connector=_dict(default=_TEXT, speaks=_TEXTS, bootstrap_port=_OPTIONAL_NUMBER, proxy_env=_FREE),
-    # Of an engine that cannot, there is nothing.
+    # Of an engine that cannot, there is nothing of this.
+    connector={
+        "type": "dict",
+        "options": {
+            "default": _TEXT,
+            "speaks": _TEXTS,
+            "bootstrap_port": _OPTIONAL_NUMBER,
+            "proxy_env": _FREE,
+        },
+    },
     disaggregation={
         "type": "dict",
         "options": {
@@ -89,16 +121,18 @@ _PROFILE = _dict(
             "decode_alone": _FLAG,
         },
     },
-    kv_events=_dict(
-        encoding={"type": "str", "required": True, "choices": ["array", "map"]},
-        engine_type=_TEXT,
-        page_size=_NUMBER,
-        port=_NUMBER,
-        replay_port=_OPTIONAL_NUMBER,
-        # None when the engine has no KV events.
-        arguments=_TEXTS,
-        renders=_FLAG,
-    ),
+    kv_events={
+        "type": "dict",
+        "options": {
+            "encoding": {"type": "str", "required": True, "choices": ["array", "map"]},
+            "engine_type": _TEXT,
+            "page_size": _NUMBER,
+            "port": _NUMBER,
+            "replay_port": _OPTIONAL_NUMBER,
+            "arguments": _TEXTS,
+            "renders": _FLAG,
+        },
+    },
     checks_model_name=_FLAG,
     http=_dict(protocol=_TEXT, request_timeout=_TEXT, idle_timeout=_SECONDS),
     cuda={"type": "dict", "options": {"major": _NUMBER}},
@@ -128,6 +162,7 @@ _RELEASE = _dict(
         response_header=_TEXT,
         rules={"type": "list", "elements": "dict", "required": True},
         resources=_FREE,
+        metrics=_dict(built_in=_TEXTS, plugins=_LIST, arguments=_TEXTS),
         # By topology, then by routing.
         config=_dict(aggregated=_FREE, disaggregated={"type": "dict"}),
         deciders=_FREE,
@@ -169,6 +204,9 @@ def check_profile(name: str, data: Any) -> list[Finding]:
     if findings:
         return findings
     _check_range(data["versions"], f"{name}.versions", findings)
+    if data.get("default_version"):
+        pinned = {"default": data["default_version"], "versions": data["versions"]}
+        _check_default(pinned, f"{name}.default_version", findings)
     for where, layer in layers:
         found: list[Finding] = []
         schema.check(profiles.merge(base, layer), _PROFILE, f"{name}.{where}", found)
@@ -235,12 +273,24 @@ def _check_engine(pinned: Any, where: str, findings: list[Finding]) -> None:
     own: list[Finding] = []
     schema.check(pinned, _dict(default=_TEXT, versions=_TEXT), where, own)
     if not own:
-        _check_version(pinned["default"], f"{where}.default", own)
         _check_range(pinned["versions"], f"{where}.versions", own)
-    if not own and not matches(pinned["default"], pinned["versions"]):
-        problem = f"{pinned['default']} is not in {pinned['versions']}."
-        own.append(Finding("release", f"{where}.default", problem, "Choose one of the allowed versions."))
+        _check_default(pinned, f"{where}.default", own)
     findings += own
+
+
+def _check_default(pinned: Mapping, where: str, findings: list[Finding]) -> None:
+    """The default version has to be one, and one of those allowed."""
+    if not is_version(str(pinned["default"])):
+        _check_version(pinned["default"], where, findings)
+        return
+    try:
+        allowed = matches(pinned["default"], pinned["versions"])
+    except VersionError:
+        # Told of the range.
+        return
+    if not allowed:
+        problem = f"{pinned['default']} is not in {pinned['versions']}."
+        findings.append(Finding("version", where, problem, "Choose one of the allowed versions."))
 
 
 def _check_version(version: Any, where: str, findings: list[Finding]) -> None:

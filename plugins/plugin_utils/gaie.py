@@ -12,12 +12,14 @@ from typing import Any
 import yaml
 
 from .objects import Object, digest, labels, make, model_labels, without_empty
-from .placeholders import fill
+from .placeholders import fill, fill_text
 from .plain import as_list
 from .profiles import merge
 
 ROLE = "gaie"
 COMPONENT = "endpoint-picker"
+#: What a profile says of its engine's metrics.
+_METRICS = ("path", "queued_requests", "running_requests", "kv_cache_usage", "page_size", "pages")
 CONFIG_FILE = "config.yaml"
 CONFIG_HASH = "multi-engine.llm-d.ai/config-hash"
 #: As upstream's charts; longer where the pods of the pool take longer to finish their requests.
@@ -47,7 +49,7 @@ def compose(
     picker = release["endpoint_picker"]
     name = picker_name(model)
     common = labels(stack, ROLE, COMPONENT)
-    config = fill(picker["config"][model["topology"]][model["routing"]], model["picker_values"])
+    config = _config(model, picker)
     selector = {"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": stack}
     return [
         make("v1", "ServiceAccount", name, namespace, common),
@@ -96,6 +98,23 @@ def compose(
             spec=_route(namespace, model, options),
         ),
     ]
+
+
+def _config(model: Mapping, picker: Mapping) -> dict[str, Any]:
+    """Return the configuration of the model's picker, with its engine's metrics where the picker does not know them."""
+    config = fill(picker["config"][model["topology"]][model["routing"]], model["picker_values"])
+    there = {plugin["type"] for plugin in config["plugins"]}
+    metrics = fill(picker["metrics"]["plugins"], _metrics(model)) if _unknown(model, picker) else []
+    added = [plugin for plugin in metrics if plugin["type"] not in there]
+    return {**config, "plugins": config["plugins"] + added}
+
+
+def _unknown(model: Mapping, picker: Mapping) -> bool:
+    return model["engine"] not in picker["metrics"]["built_in"]
+
+
+def _metrics(model: Mapping) -> dict[str, Any]:
+    return {"engine": model["engine"], **{f"metrics_{name}": model["metrics"].get(name) for name in _METRICS}}
 
 
 @functools.lru_cache(maxsize=32)
@@ -180,6 +199,10 @@ def _deployment(
 def _container(namespace: str, model: Mapping, picker: Mapping, options: Mapping) -> dict[str, Any]:
     filled = {"{pool}": model["name"], "{namespace}": namespace, "{config_file}": f"/config/{CONFIG_FILE}"}
     args = list(picker["arguments"])
+    if _unknown(model, picker):
+        # Nothing tells it not to look for a metric that the engine does not have.
+        metrics = {key: value or "" for key, value in _metrics(model).items()}
+        args += [fill_text(argument, metrics) for argument in picker["metrics"]["arguments"]]
     for placeholder, value in filled.items():
         args = [argument.replace(placeholder, value) for argument in args]
     ports = picker["ports"]

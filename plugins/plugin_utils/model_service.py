@@ -154,7 +154,7 @@ def _container(model: Mapping, options: Mapping) -> dict[str, Any]:
 def _env(model: Mapping, options: Mapping) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = [
         {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-        {"name": model["pod_ip_env"], "value": "$(POD_IP)"},
+        *([{"name": model["pod_ip_env"], "value": "$(POD_IP)"}] if model["pod_ip_env"] else []),
     ]
     for name, value in model["env"].items():
         if value is None:

@@ -30,10 +30,11 @@ def resolve(
     :param facts: effective profile of its engine.
     :returns: keys of the model; ``event_arguments`` are the engine's.
     """
-    own, renderer = facts["kv_events"], release["renderer"]
-    if not own["arguments"]:
+    own, renderer = facts.get("kv_events"), release["renderer"]
+    if not own or not own["arguments"]:
         problem = f"{facts['title']} {model['engine_version']} tells nobody what is in its cache."
         findings.append(Finding("routing", f"{where}.routing", problem, "Use another routing."))
+        return {}
     page_size = model.get("page_size") or own["page_size"]
     values = {
         "kv_events_port": own["port"],

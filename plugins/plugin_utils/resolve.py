@@ -20,6 +20,7 @@ from . import (
     gaie,
     images,
     model_service,
+    own_engines,
     patches,
     precise_prefix,
     profiles,
@@ -27,6 +28,7 @@ from . import (
     schema,
 )
 from . import catalogue as catalogue_checks
+from .catalogue import NEUTRAL
 from .findings import Finding, did_you_mean, listing
 from .objects import workloads_of
 from .versions import is_version, matches
@@ -51,12 +53,6 @@ _VARIABLES: dict[str, tuple[str, dict[str, str]]] = {
     "images": ("llm_d_images", {"type": "dict", "values": "str"}),
     "image_pull_secrets": ("llm_d_image_pull_secrets", {"type": "list", "elements": "str"}),
 }
-#: Settings of a model that profiles may map to flags.
-_NEUTRAL = (
-    "context_length", "memory_fraction", "max_running_requests", "page_size", "kv_cache_dtype",
-    "dtype", "quantization", "chat_template", "tool_call_parser", "reasoning_parser",
-    "trust_remote_code",
-)  # fmt: skip
 
 
 def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,7 +63,8 @@ def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[s
         model's keys, for every model that does not set them), ``patches`` (list of dicts),
         ``image_registry`` (str), ``images`` (dict of str), ``image_pull_secrets`` (list of str) and
         ``overrides`` (names of rules to wave through).
-    :param catalogue: ``engines``, ``releases`` (name to data), ``model_schema`` and ``rules``.
+    :param catalogue: ``engines``, ``releases`` (name to data), ``engine_files`` (see
+        :func:`own_engines.added`), ``model_schema`` and ``rules``.
     :returns: ``stack``, ``namespace``, ``release`` (dict with ``name``), ``engines`` (name to
         what the data path needs), ``devices`` (Kubernetes resources that are accelerators),
         ``models`` (list, see :func:`_model`), ``rules`` (the catalogue's, for hosts to be compared
@@ -75,6 +72,7 @@ def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[s
     """
     findings: list[Finding] = []
     settings = _settings(settings, findings)
+    catalogue = own_engines.added(catalogue, findings)
     images.check(*_mirror(settings), catalogue, findings)
     release = _release(settings, catalogue, findings)
     _check_names(settings, findings)
@@ -142,7 +140,7 @@ def _check_names(settings: Mapping, findings: list[Finding]) -> None:
 
 def _check_engine(engine: Any, where: str, catalogue: Mapping, findings: list[Finding]) -> bool:
     engines = catalogue["engines"]
-    if not engine or engine in engines:
+    if not engine or engine in engines or engine in catalogue["refused"]:
         return bool(engine)
     remedy = f"{did_you_mean(engine, engines)}Known engines: {listing(sorted(engines))}."
     findings.append(Finding("engine", where, f"unknown engine {engine!r}.", remedy))
@@ -324,7 +322,7 @@ def _model(
     model["weights"] = _weights(entry["source"])
     model["served_name"] = entry.get("served_name") or model["weights"]["id"]
     model["command"] = entry.get("command") or list(facts["command"])
-    model["pod_ip_env"] = facts["pod_ip_env"]
+    model["pod_ip_env"] = facts.get("pod_ip_env")
     model["cache_path"] = facts["cache_path"]
     model["metrics"] = facts["metrics"]
     model["http"] = facts["http"]
@@ -436,16 +434,17 @@ def _engine_version(
     place = f"{where}.engine_version"
     pinned = release.get("engines", {}).get(engine)
     version = entry.get("engine_version")
+    default = pinned["default"] if pinned else profile.get("default_version")
     if entry.get("image") and not version:
         remedy = "Its tag may say anything: flags, probes and metrics follow engine_version. Set it to the engine's version in the image."
         findings.append(Finding("engine-version", place, f"missing, with image {entry['image']!r}.", remedy))
         return None
-    if not version and not pinned:
+    if not version and not default:
         if release:
             problem = f"release {release['name']} names no default version of {engine}."
             findings.append(Finding("engine-version", place, problem, f"Known: {profile['versions']}."))
         return None
-    version = version or pinned["default"]
+    version = version or default
     if not is_version(version):
         remedy = f"Known versions of {engine}: {profile['versions']}."
         findings.append(Finding("engine-version", place, f"{version!r} is not a version.", remedy))
@@ -569,18 +568,21 @@ def _arguments(
     if gpus and not sizes["tensor_parallel"]:
         sizes["tensor_parallel"] = gpus // ((sizes["pipeline_parallel"] or 1) * (sizes["data_parallel"] or 1)) or 1
     values = {
-        "model": model["weights"]["path"],
+        **_place(model["weights"], facts),
         "revision": model["weights"]["revision"],
         "served_name": model["served_name"],
         "host": "0.0.0.0",
         "port": model["engine_port"],
         **sizes,
-        **{name: model.get(name) for name in _NEUTRAL},
+        **{name: model.get(name) for name in NEUTRAL},
     }
-    for name in (*sizes, *_NEUTRAL):
+    problem = f"engine {model['engine']} {model['engine_version']} has no such setting."
+    for name in (*sizes, *NEUTRAL):
         if model.get(name) and name not in facts["arguments"]:
-            problem = f"engine {model['engine']} {model['engine_version']} has no such setting."
             findings.append(Finding("setting", f"{where}.{name}", problem, "Leave it out for this engine."))
+    if values["revision"] and "revision" not in facts["arguments"]:
+        problem = f"engine {model['engine']} {model['engine_version']} takes no revision."
+        findings.append(Finding("setting", f"{where}.source", problem, f"Leave @{values['revision']} out."))
     composed = arguments.from_settings(facts["arguments"], values)
     composed += facts["fixed_arguments"] + extra
     composed += [part.replace("{value}", str(drain["requests_seconds"])) for part in drain["arguments"]]
@@ -590,7 +592,13 @@ def _arguments(
         findings.append(Finding("engine-args", place, f"{flags!r} is not a dict.", "Write flag: value, one a line."))
         return composed
     _check_flags(flags, model, where, facts, findings)
-    return arguments.with_user_flags(composed, flags)
+    return arguments.with_user_flags(composed, flags, bool(facts.get("separate_values")))
+
+
+def _place(weights: Mapping, facts: Mapping) -> dict[str, Any]:
+    """Return where the weights are, as a path or, for an engine that has a flag of its own for it, as a repository."""
+    downloaded = not weights["volume"] and "repository" in facts["arguments"]
+    return {"repository" if downloaded else "model": weights["path"]}
 
 
 def _check_engines_of_args(entry: Mapping, where: str, catalogue: Mapping, findings: list[Finding]) -> None:
@@ -666,7 +674,7 @@ def _facts(model: Mapping, release: Mapping, facts: Mapping) -> dict[str, Any]:
         "topology": model["topology"],
         "routing": model["routing"],
         "router": release["endpoint_picker"]["router"] if release else None,
-        "kv_events": facts["kv_events"]["encoding"],
+        "kv_events": (facts.get("kv_events") or {}).get("encoding"),
         "cuda": (facts.get("cuda") or {}).get("major"),
     }
 

@@ -51,6 +51,10 @@ def resolve(
                 problem = "set, but the model has no routing proxy."
                 findings.append(Finding("routing-proxy", f"{where}.{name}", problem, remedy))
         return None
+    if not facts.get("connector"):
+        problem = f"{facts['title']} speaks no connector, as far as its profile knows."
+        findings.append(Finding("routing-proxy", f"{where}.routing_proxy", problem, "Leave it out for this engine."))
+        return None
     port = entry.get("port") or facts["ports"]["engine"]
     engine_port = entry.get("engine_port") or facts["ports"]["behind_proxy"]
     if port == engine_port:

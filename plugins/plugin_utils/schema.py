@@ -6,7 +6,7 @@ Ansible's own validator stops at the first error, does not suggest, applies no d
 lists and coerces nothing there. A list of models needs all of that, so the same notation
 (``type``, ``elements``, ``choices``, ``default``, ``required``, ``options``) is read here,
 extended by ``minimum``, ``maximum``, ``pattern``, ``keys`` (pattern of a free dict's keys) and
-``values`` (type of a free dict's values).
+``values`` (type of a free dict's values, or one option for all of them).
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def _check_dict(value: dict, spec: Mapping, where: str, findings: list[Finding])
         _check_free_keys(value, spec, where, findings)
         if "values" not in spec:
             return copy.deepcopy(value)
-        return {key: check(item, {"type": spec["values"]}, f"{where}.{key}", findings) for key, item in value.items()}
+        values = spec["values"] if isinstance(spec["values"], Mapping) else {"type": spec["values"]}
+        return {key: check(item, values, f"{where}.{key}", findings) for key, item in value.items()}
     for key in value:
         if key not in options:
             findings.append(

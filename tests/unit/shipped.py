@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ def _catalogue() -> dict[str, Any]:
     }
 
 
-def catalogue() -> dict[str, Any]:
-    """Return a copy of the catalogue, for tests that change it."""
-    return copy.deepcopy(_catalogue())
+def catalogue(*files: Path) -> dict[str, Any]:
+    """Return a copy of the catalogue, for tests that change it, with the engines of the user's ``files``."""
+    return {**copy.deepcopy(_catalogue()), "engine_files": {path.name: path.read_text() for path in files}}
 
 
 def settings(*models: Any, **changed: Any) -> dict[str, Any]:
@@ -80,9 +81,9 @@ def settings(*models: Any, **changed: Any) -> dict[str, Any]:
     }
 
 
-def resolved(*models: Any, **changed: Any) -> dict[str, Any]:
+def resolved(*models: Any, files: Iterable[Path] = (), **changed: Any) -> dict[str, Any]:
     """Return what the models resolve to, which has to be without findings."""
-    result = resolve(settings(*models, **changed), _catalogue())
+    result = resolve(settings(*models, **changed), catalogue(*files) if files else _catalogue())
     assert not result["findings"]
     return result
 

@@ -58,6 +58,21 @@ def test_with_user_flags(flags: dict[Any, Any], arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "arguments"),
+    [
+        ({"size": 4}, ["model", "--metrics", "--layers", "9", "--size", "4"]),
+        ({"layers": False}, ["model", "--size", "2", "--metrics"]),
+        ({"metrics": False}, ["model", "--size", "2", "--layers", "9"]),
+        ({"eager": True}, ["model", "--size", "2", "--metrics", "--layers", "9", "--eager"]),
+        ({"files": ["a", 1]}, ["model", "--size", "2", "--metrics", "--layers", "9", "--files", "a", "1"]),
+    ],
+)
+def test_values_behind_their_flags(flags: dict[Any, Any], arguments: list[str]) -> None:
+    composed = ["model", "--size", "2", "--metrics", "--layers", "9"]
+    assert with_user_flags(composed, flags, separate=True) == arguments
+
+
+@pytest.mark.parametrize(
     ("argument", "name"),
     [("--tp-size=2", "tp-size"), ("--trust", "trust"), ("a/b", "a/b"), ("tp-size", "tp-size"), ("--a=b=c", "a")],
 )

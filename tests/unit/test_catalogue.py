@@ -144,7 +144,7 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "finding"),
     [
         ("probes.startup", ..., "sglang.probes.startup: missing. Allowed: a dict."),
-        ("pod_ip_env", None, "sglang.pod_ip_env: missing. Allowed: text."),
+        ("cache_path", None, "sglang.cache_path: missing. Allowed: text."),
         (
             "ports.engine",
             "http",

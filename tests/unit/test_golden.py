@@ -1,7 +1,7 @@
 """What the roles write for a few inventories, byte by byte.
 
-Each folder of tests/golden holds an ``input.yml`` (the settings of a stack, and options of the roles that differ from
-their defaults) and what becomes of it, in the files that the roles write to ``render_dir``. After a change that is
+Each folder of tests/golden holds an ``input.yml`` (the settings of a stack, files with engines of the user's own, and
+options of the roles that differ from their defaults) and what becomes of it, in the files that the roles write to ``render_dir``. After a change that is
 meant, write them anew and read the difference:
 
     .venv/bin/python -m pytest tests/unit/test_golden.py --update-golden && git diff tests/golden
@@ -39,7 +39,8 @@ def render(case: str) -> dict[str, Any]:
     """Return what the roles write for ``case``: path of each file to its content."""
     given = yaml.safe_load((GOLDEN / case / "input.yml").read_text())
     settings = given["settings"]
-    stack = shipped.resolved(*settings.pop("models"), **settings)
+    files = [shipped.ROOT / file for file in given.get("engine_profiles", [])]
+    stack = shipped.resolved(*settings.pop("models"), files=files, **settings)
     gaie = {**shipped.GAIE_OPTIONS, **given.get("gaie", {})}
     models = {**shipped.MODEL_OPTIONS, **given.get("model_service", {})}
     gateway = {**shipped.GATEWAY_OPTIONS, **given.get("istio_gateway", {})}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +22,13 @@ def variables(name: str, *files: str) -> dict[str, Any]:
 def outcome(name: str, *files: str, **changed: Any) -> dict[str, Any]:
     """Return what the variables of an inventory resolve to, findings included."""
     given = variables(name, *files)
+    folder = ROOT / "inventories"
+    profiles = [
+        Path(path.replace("{{ inventory_dir }}/..", str(folder))) for path in given.pop("llm_d_engine_profiles", [])
+    ]
     named = {"inference_engine": "engine", **{f"llm_d_{key}": key for key in settings()}}
     stack = {named[key]: value for key, value in given.items()}
-    return resolve({**settings(), "engine": "", **stack, **changed}, catalogue())
+    return resolve({**settings(), "engine": "", **stack, **changed}, catalogue(*profiles))
 
 
 def only_pod(name: str, *files: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -116,3 +121,14 @@ def test_precise_prefix() -> None:
     (model,) = stack["models"]
     assert {"--block-size=64", "--tensor-parallel-size=2"} <= set(model["args"])
     assert model["picker_values"]["page_size"] == 64
+
+
+def test_own_engine() -> None:
+    _spec, pod = only_pod("own_engine")
+    (engine,) = pod["containers"]
+    assert engine["image"] == "ghcr.io/ggml-org/llama.cpp:server-cuda-b6123"
+    flags = " ".join(engine["args"])
+    for part in ("--model /model/qwen3-8b-q4_k_m.gguf", "--port 8000", "--ctx-size 32768", "--flash-attn on"):
+        assert part in flags
+    # It has no such variable.
+    assert [entry["name"] for entry in engine["env"]] == ["POD_IP", "HOME", "LLAMA_CACHE"]

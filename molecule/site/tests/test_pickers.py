@@ -21,6 +21,13 @@ CONFIGS = [
     for topology, configs in RELEASE["endpoint_picker"]["config"].items()
     for routing, config in configs.items()
 ]
+#: What an engine from the user's files adds: metrics under names that no picker knows.
+(OWN,) = [
+    yaml.safe_load(item["data"]["config.yaml"])
+    for item in yaml.safe_load_all((ROOT / "tests/golden/own_engine/gaie/qwen3-8b.yaml").read_text())
+    if item["kind"] == "ConfigMap"
+]
+METRICS = [plugin for plugin in OWN["plugins"] if "metrics" in plugin["type"]]
 #: Said once the configuration is loaded, and when it cannot be.
 LOADED, REFUSED = "Controller manager starting", "Failed to parse configuration"
 
@@ -60,6 +67,13 @@ def said(config: dict, folder: Path) -> Iterator[str]:
 def test_the_picker_loads(config: dict, tmp_path: Path) -> None:
     *_, last = said(config, tmp_path)
     assert LOADED in last
+
+
+def test_the_picker_reads_the_metrics_of_an_engine_that_it_does_not_know(tmp_path: Path) -> None:
+    config = CONFIGS[0].values[0]
+    lines = list(said({**config, "plugins": [*config["plugins"], *METRICS]}, tmp_path))
+    assert LOADED in lines[-1]
+    assert any('"Registered engine mapping","engine":"llama-cpp"' in line for line in lines)
 
 
 def test_the_picker_refuses_what_it_lacks(tmp_path: Path) -> None:
