@@ -8,6 +8,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.documents import objects_of
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.progress import Progress
 
 #: Seconds that each part of a wait takes at most: short ones first, to say soon what is missing.
@@ -47,7 +48,7 @@ class ActionModule(ActionBase):
             turn += 1
             self._display.display(progress.text(result["pending"], result["waited"]))
             wait = {
-                "objects": [_reference(item) for item in arguments.get("objects") or []],
+                "objects": [_reference(item) for item in objects_of(arguments.get("objects") or [])],
                 "timeout": max(0, timeout - int(result["waited"])),
                 "slice": SLICES[min(turn, len(SLICES) - 1)],
                 "waited": result["waited"],

@@ -17,6 +17,10 @@ options:
     description: Options of the role, without their prefix.
     type: dict
     required: true
+  as_json:
+    description: Return one JSON text with the objects of all models, for M(llm_d.multi_engine.apply).
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -27,25 +31,27 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: Name of the model to its Kubernetes objects, in the order of the models.
-  type: dict
+  description: Name of the model to its Kubernetes objects, in the order of the models; or a text.
+  type: raw
 """
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import documents
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import model_service, patches
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import to_plain
 
 
-def _model_service_objects(resolved: dict, options: dict) -> dict:
+def _model_service_objects(resolved: dict, options: dict, as_json: bool = False) -> dict | str:
     resolved, options = to_plain(resolved), to_plain(options)
     by_model = {
         model["name"]: model_service.compose(resolved["stack"], resolved["namespace"], model, options)
         for model in resolved["models"]
     }
     try:
-        return patches.laid_over(by_model, resolved)
+        by_model = patches.laid_over(by_model, resolved)
     except patches.PatchError as error:
         raise AnsibleFilterError(str(error)) from error
+    return documents.as_json(by_model) if as_json else by_model
 
 
 class FilterModule:

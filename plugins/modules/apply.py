@@ -24,9 +24,9 @@ description:
   - An API server that restarts or is overloaded meanwhile is waited for, for a minute at most.
 options:
   objects:
-    description: Kubernetes objects.
+    description: Kubernetes objects, or texts with lists of them as JSON, which Ansible hands over faster.
     type: list
-    elements: dict
+    elements: raw
     default: []
   sources:
     description:
@@ -183,7 +183,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.waiting import wait
 
 ARGUMENTS = {
-    "objects": {"type": "list", "elements": "dict", "default": []},
+    "objects": {"type": "list", "elements": "raw", "default": []},
     "sources": {"type": "list", "elements": "path", "default": []},
     "upgrade_sources": {"type": "bool", "default": False},
     "source_labels": {"type": "dict", "default": {}},
@@ -251,7 +251,10 @@ def run(module, result: dict) -> None:
 
 def wanted_objects(params: dict) -> list[dict]:
     """Return the objects that the parameters ask for, the namespace and the values of Secrets included."""
-    objects = list(params["objects"])
+    try:
+        objects = documents.objects_of(params["objects"])
+    except ValueError as error:
+        raise ClusterError(f"Nothing was changed. objects: {error}.") from error
     if params["namespace"]:
         labels = {MANAGED_BY_LABEL: MANAGED_BY, STACK_LABEL: params["stack"]}
         metadata = {"name": params["namespace"], "labels": labels}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils import applying
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.applying import Apply
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.applyset import PART_OF, set_id
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import ClusterError, Conflict, Unreachable
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.documents import as_json
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import presentable, with_digest
 from ansible_collections.llm_d.multi_engine.plugins.modules.apply import load, wanted_objects
 from ansible_collections.llm_d.multi_engine.tests.unit.fake_cluster import FakeCluster
@@ -66,6 +68,27 @@ def test_wanted_objects_have_a_namespace_and_secrets_their_values() -> None:
     assert namespace["metadata"] == {"name": "llm-d", "labels": LABELS}
     assert secret["data"] == {"TOKEN": "aGZfc2VjcmV0"}
     assert "data" not in route
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [item("HTTPRoute"), item("Secret")],
+        [as_json({"first": [item("HTTPRoute")], "second": [item("Secret")]})],
+        [[item("HTTPRoute")], as_json({"first": [item("Secret")]})],
+        # What templates of older versions make of such a text.
+        [json.loads(as_json({"first": [item("HTTPRoute"), item("Secret")]}))],
+    ],
+)
+def test_objects_come_as_structures_and_as_texts(given: list) -> None:
+    wanted = wanted_objects({**PARAMS, "objects": given, "secret_data": {}, "namespace": None})
+    assert wanted == [item("HTTPRoute"), item("Secret")]
+
+
+@pytest.mark.parametrize("given", ["[", "3", '["a"]', '[{"kind": "Secret"}]', {"kind": "Secret"}])
+def test_what_is_no_object(given: Any) -> None:
+    with pytest.raises(ClusterError, match=r"Nothing was changed. objects: "):
+        wanted_objects({**PARAMS, "objects": [given], "secret_data": {}, "namespace": None})
 
 
 def test_a_source_that_is_not_there() -> None:
