@@ -56,7 +56,9 @@ cluster:
       description: Names of CustomResourceDefinitions to their annotations and labels.
       type: dict
     nodes:
-      description: Per node its name, whether it takes pods, and its allocatable resources.
+      description: >-
+        Per node its name and labels, whether it takes pods, its allocatable resources, and the versions of its
+        kubelet and of its container runtime (C(containerd://2.1.5)).
       type: list
       elements: dict
     istio:
@@ -176,11 +178,19 @@ def nodes(cluster: Cluster) -> list[dict] | None:
     return [
         {
             "name": node["metadata"]["name"],
+            "labels": node["metadata"].get("labels", {}),
             "schedulable": not node["spec"].get("unschedulable", False),
             "allocatable": node.get("status", {}).get("allocatable", {}),
+            "kubelet": software(node).get("kubeletVersion"),
+            "runtime": software(node).get("containerRuntimeVersion"),
         }
         for node in items(answer)
     ]
+
+
+def software(node: dict) -> dict:
+    """Return the versions of what runs on a node; one that has just joined says none."""
+    return node.get("status", {}).get("nodeInfo") or {}
 
 
 def istio(cluster: Cluster) -> list[dict] | None:

@@ -9,14 +9,20 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from . import compatibility
 from .findings import Finding, listing
 from .gateway import INFERENCE_SWITCH
 from .objects import workloads_of
 from .versions import is_version, matches, parse
 
 Cluster = Mapping[str, Any]
+#: Facts that only a cluster tells.
+_FACTS = {"kubernetes", "runtime", "runtime_version"}
+#: Places of one kind that a finding names.
+_NAMED = 4
 
 
 def stack_findings(resolved: Mapping[str, Any], cluster: Cluster, overrides: Sequence[str]) -> list[str]:
@@ -28,6 +34,7 @@ def stack_findings(resolved: Mapping[str, Any], cluster: Cluster, overrides: Seq
     for model in resolved["models"]:
         for pods in workloads_of(model):
             findings += _devices(pods, cluster)
+        findings += _rules(model, resolved["rules"], cluster)
     return _kept(findings, overrides)
 
 
@@ -140,6 +147,37 @@ def _devices(model: Mapping, cluster: Cluster) -> list[Finding]:
             problem = f"a node offers at most {most} {resource}, the model asks for {count} per replica."
             findings.append(Finding("no-devices", where, problem, f"Use at most {most}.", overridable=True))
     return findings
+
+
+def _rules(model: Mapping, rules: Sequence[Mapping], cluster: Cluster) -> list[Finding]:
+    """Return what the rules about clusters say of ``model``, once for all places that it is true of."""
+    rules = [rule for rule in rules if _FACTS & rule["needs"].keys()]
+    places: dict[Finding, list[str]] = {}
+    seen = [("the API server", {"kubernetes": cluster["version"]})]
+    seen += [(f"node {node['name']}", _node_facts(node)) for node in cluster["nodes"] or () if _may_run(model, node)]
+    for place, facts in seen:
+        for finding in compatibility.judge(rules, {**model["facts"], **facts}, model["where"]):
+            places.setdefault(finding, []).append(place)
+    return [replace(finding, problem=f"{finding.problem} {_told(names)}") for finding, names in places.items()]
+
+
+def _told(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"So it is on {listing(names[:_NAMED])}{more}."
+
+
+def _node_facts(node: Mapping) -> dict[str, Any]:
+    runtime, _sep, version = (node.get("runtime") or "").partition("://")
+    return {"kubernetes": node.get("kubelet"), "runtime": runtime or None, "runtime_version": version or None}
+
+
+def _may_run(model: Mapping, node: Mapping) -> bool:
+    """Whether the scheduler may choose ``node`` for a kind of pods of ``model``, as far as labels and devices say."""
+    return node["schedulable"] and any(
+        pods["node_selector"].items() <= node.get("labels", {}).items()
+        and all(int(node["allocatable"].get(name, 0)) >= count for name, count in pods["devices"].items())
+        for pods in workloads_of(model)
+    )
 
 
 def _existing_istio(release: Mapping, planes: Sequence[Mapping], cluster: Cluster) -> list[Finding]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import network_policies, precise_prefix, routing_proxy
+from . import network_policies, precise_prefix, routing_proxy, weights
 from .arguments import text
 from .objects import (
     POD_ROLE_LABEL,
@@ -116,7 +116,9 @@ def _pod_spec(model: Mapping, options: Mapping) -> dict[str, Any]:
             "affinity": model["affinity"],
             "topologySpreadConstraints": model["topology_spread"],
             "imagePullSecrets": [{"name": name} for name in model["image_pull_secrets"]],
-            "initContainers": [routing_proxy.container(model)] if model["proxy"] else [],
+            "securityContext": weights.pod_security_context(model),
+            "initContainers": weights.owning_containers(model)
+            + ([routing_proxy.container(model)] if model["proxy"] else []),
             "containers": [_container(model, options)],
             "volumes": _volumes(model),
         }
@@ -142,7 +144,7 @@ def _container(model: Mapping, options: Mapping) -> dict[str, Any]:
             "livenessProbe": _probe(model, "liveness"),
             "lifecycle": _lifecycle(model),
             "securityContext": {
-                "allowPrivilegeEscalation": False,
+                **weights.security_context(model),
                 **({"capabilities": {"add": model["capabilities"]}} if model.get("capabilities") else {}),
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
@@ -169,7 +171,7 @@ def _env(model: Mapping, options: Mapping) -> list[dict[str, Any]]:
 
 def _token(model: Mapping, options: Mapping) -> Mapping[str, str]:
     """Return the Secret with the token that the model's source needs, or nothing."""
-    return (options["hf_token_secret"] or {}) if model["source"].startswith("hf://") else {}
+    return (options["hf_token_secret"] or {}) if weights.scheme_of(model["source"]) == weights.HUB else {}
 
 
 def _resources(model: Mapping) -> dict[str, Any]:
@@ -198,16 +200,9 @@ def _lifecycle(model: Mapping) -> dict[str, Any]:
 
 
 def _volumes(model: Mapping) -> list[dict[str, Any]]:
-    cache = model["cache"]
-    if cache.get("claim"):
-        cache_volume = {"persistentVolumeClaim": {"claimName": cache["claim"]}}
-    elif cache.get("host_path"):
-        cache_volume = {"hostPath": {"path": cache["host_path"], "type": "DirectoryOrCreate"}}
-    else:
-        cache_volume = {"emptyDir": without_empty({"sizeLimit": cache.get("size")})}
     volumes = [
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": model["shm_size"]}},
-        {"name": "cache", **cache_volume},
+        {"name": "cache", **weights.cache_volume(model["cache"])},
     ]
     if model["weights"]["volume"]:
         volumes.append({"name": "model", **model["weights"]["volume"]})
@@ -220,7 +215,7 @@ def _mounts(model: Mapping) -> list[dict[str, Any]]:
         {"name": "cache", "mountPath": model["cache_path"]},
     ]
     if model["weights"]["volume"]:
-        mounts.append({"name": "model", "mountPath": "/model", "readOnly": True})
+        mounts.append({"name": "model", "mountPath": weights.PATH, "readOnly": True})
     return mounts + model["volume_mounts"]
 
 

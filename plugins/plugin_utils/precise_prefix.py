@@ -11,6 +11,7 @@ from typing import Any
 from .findings import Finding
 from .objects import Object, labels, make, without_empty
 from .placeholders import fill_text
+from .weights import PATH, hub_env
 
 ROUTING = "precise-prefix"
 COMPONENT = "renderer"
@@ -22,12 +23,14 @@ def resolve(
     where: str,
     facts: Mapping[str, Any],
     release: Mapping[str, Any],
+    settings: Mapping[str, Any],
     findings: list[Finding],
 ) -> dict[str, Any]:
     """Return what the routing decides for ``model``: ``page_size``, ``extra_ports``, ``picker_values`` and more.
 
     :param model: a model whose ``served_name`` and ``weights`` are known.
     :param facts: effective profile of its engine.
+    :param settings: of the stack.
     :returns: keys of the model; ``event_arguments`` are the engine's.
     """
     own, renderer = facts.get("kv_events"), release["renderer"]
@@ -35,6 +38,11 @@ def resolve(
         problem = f"{facts['title']} {model['engine_version']} tells nobody what is in its cache."
         findings.append(Finding("routing", f"{where}.routing", problem, "Use another routing."))
         return {}
+    hub = hub_env(model["source"], settings)
+    if "HF_HUB_OFFLINE" in hub and not own["renders"]:
+        problem = f"true, but {where}.routing {ROUTING} reads the tokenizer of {model['source']!r} in pods of its own."
+        remedy = "Use pvc://, host:// or oci:// for this model, or another routing."
+        findings.append(Finding("routing", "llm_d_hf_offline", problem, remedy))
     page_size = model.get("page_size") or own["page_size"]
     values = {
         "kv_events_port": own["port"],
@@ -57,7 +65,7 @@ def resolve(
             # An engine knows its model by the name that it serves, the renderer by where it read it.
             "render_model": model["served_name"] if own["renders"] else model["weights"]["path"],
         },
-        "renderer": {**renderer, "name": name, "by_engine": own["renders"]},
+        "renderer": {**renderer, "name": name, "by_engine": own["renders"], "env": {**renderer["env"], **hub}},
     }
 
 
@@ -111,7 +119,7 @@ def _pod_spec(model: Mapping, renderer: Mapping, token: Mapping) -> dict[str, An
     mounts: list[dict[str, Any]] = [{"name": "cache", "mountPath": renderer["cache_path"]}]
     volumes: list[dict[str, Any]] = [{"name": "cache", "emptyDir": {}}]
     if weights["volume"]:
-        mounts.append({"name": "model", "mountPath": "/model", "readOnly": True})
+        mounts.append({"name": "model", "mountPath": PATH, "readOnly": True})
         volumes.append({"name": "model", **weights["volume"]})
     health = {"httpGet": {"path": renderer["health"], "port": PORT_NAME}, "periodSeconds": 10, "timeoutSeconds": 5}
     container = {

@@ -26,6 +26,7 @@ from . import (
     profiles,
     routing_proxy,
     schema,
+    weights,
 )
 from . import catalogue as catalogue_checks
 from .catalogue import NEUTRAL
@@ -35,7 +36,6 @@ from .versions import is_version, matches
 
 #: Header that llm-d and GAIE route by; GAIE's body-based router sets it too.
 MODEL_HEADER = "X-Gateway-Base-Model-Name"
-MODEL_PATH = "/model"
 #: What a probe may do.
 _HANDLERS = ("httpGet", "tcpSocket", "exec", "grpc")
 _DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -52,6 +52,8 @@ _VARIABLES: dict[str, tuple[str, dict[str, str]]] = {
     "image_registry": ("llm_d_image_registry", {"type": "str"}),
     "images": ("llm_d_images", {"type": "dict", "values": "str"}),
     "image_pull_secrets": ("llm_d_image_pull_secrets", {"type": "list", "elements": "str"}),
+    "hf_endpoint": ("llm_d_hf_endpoint", {"type": "str"}),
+    "hf_offline": ("llm_d_hf_offline", {"type": "bool"}),
 }
 
 
@@ -61,8 +63,8 @@ def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[s
     :param settings: ``engine``, ``release``, ``namespace``, ``stack``, ``accelerator`` (each a
         str, the first may be empty), ``models`` (list of dicts), ``model_defaults`` (dict of a
         model's keys, for every model that does not set them), ``patches`` (list of dicts),
-        ``image_registry`` (str), ``images`` (dict of str), ``image_pull_secrets`` (list of str) and
-        ``overrides`` (names of rules to wave through).
+        ``image_registry`` (str), ``images`` (dict of str), ``image_pull_secrets`` (list of str),
+        ``hf_endpoint`` (str), ``hf_offline`` (bool) and ``overrides`` (names of rules to wave through).
     :param catalogue: ``engines``, ``releases`` (name to data), ``engine_files`` (see
         :func:`own_engines.added`), ``model_schema`` and ``rules``.
     :returns: ``stack``, ``namespace``, ``release`` (dict with ``name``), ``engines`` (name to
@@ -74,6 +76,7 @@ def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[s
     settings = _settings(settings, findings)
     catalogue = own_engines.added(catalogue, findings)
     images.check(*_mirror(settings), catalogue, findings)
+    weights.check_hub(settings, findings)
     release = _release(settings, catalogue, findings)
     _check_names(settings, findings)
     _check_engine(settings.get("engine"), "inference_engine", catalogue, findings)
@@ -101,7 +104,7 @@ def _settings(settings: Mapping, findings: list[Finding]) -> dict[str, Any]:
     """Return ``settings`` with every value of its type; the list of models is left to :func:`_models`."""
     result = {"models": settings.get("models") or []}
     for name, (variable, spec) in _VARIABLES.items():
-        empty = {"str": "", "list": [], "dict": {}}[spec["type"]]
+        empty = {"str": "", "list": [], "dict": {}, "bool": False}[spec["type"]]
         own: list[Finding] = []
         checked = schema.check(settings.get(name) or empty, spec, variable, own)
         result[name] = empty if own else checked
@@ -128,6 +131,10 @@ def _image_sources(settings: Mapping, catalogue: Mapping, release: Mapping, mode
     """Return for each image that is not pulled from upstream where upstream has it."""
     known = images.sources(catalogue["releases"][release["name"]], *_mirror(settings)) if release else {}
     known.update({model["image"]: model["image_source"] for model in models})
+    for model in models:
+        source = weights.image_source(model["source"])
+        if source:
+            known[model["weights"]["volume"]["image"]["reference"]] = source
     return {image: source for image, source in known.items() if image != source}
 
 
@@ -166,6 +173,7 @@ def _models(settings: Mapping, catalogue: Mapping, release: Mapping, findings: l
             resolved += [model] if model else []
         findings += own
     _check_unique(given, resolved, findings)
+    weights.check_owners(resolved, findings)
     _settle_routes(resolved)
     return resolved
 
@@ -319,7 +327,7 @@ def _model(
     model["image_source"] = entry.get("image") or profiles.image(facts, version, variant)
     model["image"] = entry.get("image") or images.mirrored(model["image_source"], *_mirror(settings))
     model["image_pull_secrets"] = entry["image_pull_secrets"] or settings["image_pull_secrets"]
-    model["weights"] = _weights(entry["source"])
+    model["weights"] = weights.resolve(entry, *_mirror(settings))
     model["served_name"] = entry.get("served_name") or model["weights"]["id"]
     model["command"] = entry.get("command") or list(facts["command"])
     model["pod_ip_env"] = facts.get("pod_ip_env")
@@ -338,7 +346,7 @@ def _model(
         name = f"{entry['name']}-{engine}"
         wanted = bool(entry.get("routing_proxy"))
         if entry["routing"] == precise_prefix.ROUTING:
-            model |= precise_prefix.resolve(model, where, facts, release, findings)
+            model |= precise_prefix.resolve(model, where, facts, release, settings, findings)
         extra = model.get("event_arguments", [])
         model |= _pods(model, where, name, facts, extra, wanted, settings, catalogue, release, findings)
         model["roles"] = []
@@ -422,7 +430,8 @@ def _pods(
     pods["drain"] = {key: drain[key] for key in ("pre_stop_seconds", "requests_seconds", "margin_seconds")}
     _check_engines_of_args(model, where, catalogue, findings)
     pods["args"] = model.get("args") or _arguments({**model, **pods}, where, facts, drain, extra, findings)
-    pods["env"] = {**facts["env"], **model["env"]}
+    pods["env"] = {**facts["env"], **weights.hub_env(model["source"], settings), **model["env"]}
+    weights.check_cache(model, where, settings, findings)
     pods["probes"] = _probes(model, facts)
     pods["shm_size"] = model.get("shm_size") or facts["shm_size"]
     return pods
@@ -522,23 +531,6 @@ def _picker_config(release: Any) -> Mapping[str, Any]:
     picker = release.get("endpoint_picker") if isinstance(release, Mapping) else None
     config = picker.get("config") if isinstance(picker, Mapping) else None
     return config if isinstance(config, Mapping) else {}
-
-
-def _weights(source: str) -> dict[str, Any]:
-    """Return what ``source`` means: the engine's ``path``, a short ``id`` and the ``volume``."""
-    scheme, rest = source.split("://", 1)
-    if scheme == "hf":
-        repository, _sep, revision = rest.partition("@")
-        return {"path": repository, "id": repository, "revision": revision or None, "volume": None}
-    if scheme == "pvc":
-        claim, _sep, path = rest.partition("/")
-        path = path.strip("/")
-        volume = {"persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-        inside = f"{MODEL_PATH}/{path}" if path else MODEL_PATH
-        return {"path": inside, "id": path.rsplit("/", 1)[-1] or claim, "revision": None, "volume": volume}
-    path = "/" + rest.strip("/")
-    volume = {"hostPath": {"path": path, "type": "Directory"}}
-    return {"path": MODEL_PATH, "id": path.rsplit("/", 1)[-1], "revision": None, "volume": volume}
 
 
 def _devices(entry: Mapping, where: str, accelerator: str, facts: Mapping, findings: list[Finding]) -> dict[str, int]:
@@ -676,6 +668,7 @@ def _facts(model: Mapping, release: Mapping, facts: Mapping) -> dict[str, Any]:
         "router": release["endpoint_picker"]["router"] if release else None,
         "kv_events": (facts.get("kv_events") or {}).get("encoding"),
         "cuda": (facts.get("cuda") or {}).get("major"),
+        "source": weights.scheme_of(model["source"]),
     }
 
 

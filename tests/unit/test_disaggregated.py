@@ -153,7 +153,7 @@ def test_clients_and_people_see_both_workloads() -> None:
 
 def test_the_cluster_has_to_have_the_devices_of_each() -> None:
     stack = resolved({**PD, "decode": {"gpus": 8}}, engine="vllm")
-    nodes = [{"schedulable": True, "allocatable": {"nvidia.com/gpu": "4"}}]
+    nodes = [{"name": "gpu-1", "schedulable": True, "allocatable": {"nvidia.com/gpu": "4"}}]
     cluster = {"version": "1.35.4", "denied": [], "nodes": nodes}
     (finding,) = stack_findings(stack, cluster, [])
     assert finding.startswith(f"{WHERE}.decode.gpus: a node offers at most 4 nvidia.com/gpu, ")

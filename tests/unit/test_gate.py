@@ -209,3 +209,64 @@ def test_bundle(seen: dict | None, state: str, applied_by: list[str], policy: st
 def test_bundle_findings(seen: dict, policy: str, finding: str) -> None:
     cluster = {**CLUSTER, "definitions": seen}
     assert bundle_decision(BUNDLE, cluster, "Gateway API", policy, "the_policy")["findings"] == [finding]
+
+
+OCI = {"source": "oci://quay.io/models/qwen3:32b", "node_selector": {"gpu": "yes"}}
+ABLE = {**NODE, "labels": {"gpu": "yes"}, "kubelet": "v1.35.4", "runtime": "containerd://2.1.5"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "problems"),
+    [
+        ({}, []),
+        ({"nodes": [{**ABLE, "runtime": "cri-o://1.35.0"}]}, []),
+        # What nobody could see, and where the model cannot run, forbids nothing.
+        ({"nodes": None}, []),
+        ({"nodes": [{**ABLE, "runtime": None, "kubelet": None}]}, []),
+        ({"nodes": [ABLE, {**ABLE, "runtime": "containerd://1.7.29", "labels": {}}]}, []),
+        ({"nodes": [ABLE, {**ABLE, "runtime": "containerd://1.7.29", "schedulable": False}]}, []),
+        ({"nodes": [ABLE, {**ABLE, "runtime": "containerd://1.7.29", "allocatable": {}}]}, []),
+        (
+            {"nodes": [ABLE, *({**ABLE, "name": f"old-{n}", "runtime": "containerd://2.0.7"} for n in range(6))]},
+            [
+                (
+                    "runtime_version is 2.0.7, needed is >=2.1: containerd mounts images as volumes from 2.1 on "
+                    "(https://github.com/containerd/containerd/releases/tag/v2.1.0). "
+                    "So it is on node old-0, node old-1, node old-2, node old-3 and 2 more. Upgrade it, "
+                )
+            ],
+        ),
+        (
+            {"nodes": [{**ABLE, "runtime": "docker://27.0"}]},
+            ["runtime is docker, needed is ['containerd', 'cri-o']: of other container runtimes it is not known "],
+        ),
+        (
+            {"version": "v1.34.2", "nodes": [{**ABLE, "kubelet": "v1.34.2"}]},
+            ["kubernetes is v1.34.2, needed is >=1.35: before 1.35 image volumes are off unless "],
+        ),
+        # A kubelet may be older than the API server.
+        (
+            {"nodes": [{**ABLE, "kubelet": "v1.33.1", "runtime": "containerd://1.7.29"}]},
+            ["kubernetes is v1.33.1, needed is >=1.35: ", "runtime_version is 1.7.29, needed is >=2.1: "],
+        ),
+    ],
+)
+def test_weights_in_an_image_need_a_cluster_that_mounts_them(changed: dict[str, Any], problems: list[str]) -> None:
+    found = stack_findings(resolved(OCI), {**CLUSTER, "nodes": [ABLE], **changed}, [])
+    assert len(found) == len(problems)
+    for text, problem in zip(found, problems, strict=True):
+        assert text.startswith(f"llm_d_models[0] (qwen): {problem}")
+    assert stack_findings(resolved({}), {**CLUSTER, "nodes": [ABLE], **changed}, []) == []
+
+
+def test_an_image_volume_can_be_insisted_on_rule_by_rule() -> None:
+    cluster = {
+        **CLUSTER,
+        "version": "v1.34.2",
+        "nodes": [{**ABLE, "kubelet": "v1.34.2", "runtime": "containerd://2.0"}],
+    }
+    kubernetes, runtime = stack_findings(resolved(OCI), cluster, [])
+    assert "So it is on the API server, node gpu-1." in kubernetes
+    assert "To go on regardless, add 'image-volume-kubernetes' to llm_d_overrides." in kubernetes
+    assert stack_findings(resolved(OCI), cluster, ["image-volume-kubernetes"]) == [runtime]
+    assert stack_findings(resolved(OCI), cluster, ["image-volume-kubernetes", "image-volume-containerd"]) == []
