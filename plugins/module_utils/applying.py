@@ -43,6 +43,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     MANAGED_BY_LABEL,
     ROLE_LABEL,
     STACK_LABEL,
+    selector,
 )
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.ownership import is_as_asked
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
@@ -104,6 +105,7 @@ class Apply:
         self._refuse_unknown(sources + self._wanted)
         self._refuse_foreign()
         self._refuse_emptiness()
+        self._look_elsewhere()
         todo = self._todo(sources)
         done = all(self._is_done(item) for item in todo)
         if done:
@@ -170,6 +172,19 @@ class Apply:
             self._apply(self._parents(pruned=True))
 
     # --- reading ----------------------------------------------------------------------------
+
+    def _look_elsewhere(self) -> None:
+        """Warn of what the role has left where the stack was before: nobody removes it."""
+        if not self._role or self._parent():
+            return
+        with contextlib.suppress(Forbidden):  # who works inside a namespace need not see others
+            for live in self._cluster.list("v1", "ConfigMap", None, selector(self._stack, self._role)):
+                if live["metadata"]["name"] == self._set:
+                    self.warnings.append(
+                        f"Stack {self._stack} has objects of role {self._role} in namespace "
+                        f"{live['metadata']['namespace']} too. They stay. To be rid of them, run the playbook "
+                        f"uninstall with llm_d_namespace={live['metadata']['namespace']}."
+                    )
 
     def _look(self, objects: list[dict]) -> None:
         """Read what is there, by one request for all of a kind where there are several."""

@@ -387,6 +387,9 @@ class Cluster:
                 if self._passes(error.status) and self._patient(wait):
                     time.sleep(max(wait, _retry_after(error)))
                     continue
+                if not self._passes(error.status):
+                    # An answer for good: the next trouble is another one.
+                    self._vain_since = None
                 if error.status == 404 and missing_is_none:
                     return None
                 raise self._refusal(error) from error

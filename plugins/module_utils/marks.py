@@ -20,3 +20,9 @@ FIELD_MANAGER = "llm-d-multi-engine"
 #: Annotation with a digest of what was asked for. Managed fields do not tell what is inside of a value
 #: that Kubernetes takes as one, a node selector for example.
 ASKED = "multi-engine.llm-d.ai/asked"
+
+
+def selector(stack: str, role: str | None = None) -> str:
+    """Return the label selector of what a stack, or one role of it, has made."""
+    labels = {MANAGED_BY_LABEL: MANAGED_BY, STACK_LABEL: stack, **({ROLE_LABEL: role} if role else {})}
+    return ",".join(f"{key}={value}" for key, value in labels.items())

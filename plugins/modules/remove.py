@@ -10,6 +10,7 @@ version_added: "0.1.0"
 author: the llm_d.multi_engine authors (@llm-d)
 description:
   - Deletes objects by the labels that this collection puts on what it makes, and nothing else.
+  - A Lease among them keeps other runs off meanwhile, as it does for M(llm_d.multi_engine.apply), and goes last.
   - CustomResourceDefinitions are shared by all stacks. They are deleted only when asked for by
     O(definitions) and when no object of any of them is left in the whole cluster.
 options:
@@ -69,16 +70,20 @@ kept:
 """
 
 import time
+from contextlib import ExitStack
 
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.lease import KIND as LEASE
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.lease import RunLease
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import name_of
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     MANAGED_BY,
     MANAGED_BY_LABEL,
     ROLE_LABEL,
     STACK_LABEL,
+    selector,
 )
 
 ARGUMENTS = {
@@ -110,29 +115,46 @@ def run(module) -> dict:
     if odd:
         raise ClusterError(f"kinds: {odd[0]!r} is not of the form 'API_VERSION KIND', such as 'apps/v1 Deployment'.")
     cluster = Cluster(module)
-    doomed = [
-        item
-        for kind in params["kinds"]
-        for item in cluster.list(*kind.split(), params["namespace"], selector(params))
-        if not item["metadata"].get("deletionTimestamp")
-    ]
-    definitions, kept = unused_definitions(cluster, params["definitions"], doomed)
-    doomed += definitions
-    for item in doomed:
-        cluster.delete(item, module.check_mode)
-    if not module.check_mode:
-        wait_until_gone(cluster, doomed, params["wait_timeout"])
+    doomed = ours(cluster, params)
+    with ExitStack() as stack:
+        guards = [] if module.check_mode else [stack.enter_context(guard(cluster, item)) for item in leases(doomed)]
+        if guards:
+            # Another run may have been there in the meantime.
+            doomed = ours(cluster, params)
+        definitions, kept = unused_definitions(cluster, params["definitions"], doomed)
+        doomed += definitions
+        for batch in ([item for item in doomed if item["kind"] != LEASE], leases(doomed)):
+            for item in batch:
+                for one in guards:
+                    one.check()
+                cluster.delete(item, module.check_mode)
+            if not module.check_mode:
+                wait_until_gone(cluster, batch, params["wait_timeout"])
     names = [name_of(item) for item in doomed]
     diffs = [{"before_header": name, "after_header": name, "before": f"{name}\n", "after": ""} for name in names]
     return {"changed": bool(doomed), "removed": names, "kept": kept, "diff": diffs}
 
 
-def selector(params: dict) -> str:
-    """Return the label selector of the objects to delete."""
-    labels = {MANAGED_BY_LABEL: MANAGED_BY, STACK_LABEL: params["stack"]}
-    if params["role"]:
-        labels[ROLE_LABEL] = params["role"]
-    return ",".join(f"{key}={value}" for key, value in labels.items())
+def ours(cluster: Cluster, params: dict) -> list[dict]:
+    """Return the live objects that the parameters speak of, in the order of their kinds."""
+    return [
+        item
+        for kind in params["kinds"]
+        for item in cluster.list(*kind.split(), params["namespace"], selector(params["stack"], params["role"]))
+        if not item["metadata"].get("deletionTimestamp")
+    ]
+
+
+def leases(objects: list[dict]) -> list[dict]:
+    """Return those that keep other runs off the rest meanwhile, and go last."""
+    return [item for item in objects if item["kind"] == LEASE]
+
+
+def guard(cluster: Cluster, lease: dict) -> RunLease:
+    """Return a hold on a set of objects by the Lease that was made with them."""
+    metadata = lease["metadata"]
+    labels = metadata["labels"]
+    return RunLease(cluster, labels[STACK_LABEL], labels.get(ROLE_LABEL, ""), metadata["namespace"], metadata["name"])
 
 
 def unused_definitions(cluster: Cluster, groups: list[str], doomed: list[dict]) -> tuple[list[dict], list[str]]:

@@ -92,6 +92,7 @@ class FakeCluster:
             raise Conflict("the object has been modified")
         self.written.append(item["kind"])
         after = json.loads(json.dumps(item))
+        after["metadata"]["uid"] = there["metadata"].get("uid", "1") if there else "1"
         after["metadata"]["resourceVersion"] = str(int(seen or 0) + 1)
         self.live[key] = after
         return copy.deepcopy(after)

@@ -479,3 +479,15 @@ def test_an_unchanged_set_is_not_written() -> None:
     cluster.written.clear()
     assert settled(cluster, ours(name="a"), ours("Service", "c")) == []
     assert (cluster.applied, cluster.written) == ([], [])
+
+
+def test_a_stack_that_has_moved_to_another_namespace() -> None:
+    role = {"role": "gaie", "namespace": "llm-d"}
+    left = item("ConfigMap", "llm-d-gaie", "earlier")
+    left["metadata"]["labels"]["multi-engine.llm-d.ai/role"] = "gaie"
+    moved = run(FakeCluster(NAMESPACE, left), item(), dry_run=True, **role)
+    assert "\n".join(moved.warnings) == (
+        "Stack llm-d has objects of role gaie in namespace earlier too. They stay. To be rid of them, run the playbook "
+        "uninstall with llm_d_namespace=earlier."
+    )
+    assert run(FakeCluster(NAMESPACE), item(), dry_run=True, **role).warnings == []
