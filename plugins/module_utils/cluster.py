@@ -8,6 +8,7 @@ import collections
 import copy
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,15 +18,17 @@ from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions imp
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import FIELD_MANAGER
 
 try:
+    from kubernetes.client import CoreV1Api
     from kubernetes.client.exceptions import ApiException
     from kubernetes.client.rest import RESTClientObject
     from kubernetes.dynamic.exceptions import (
         DynamicApiError,
         ResourceNotFoundError,
     )
+    from kubernetes.stream import portforward
     from urllib3.exceptions import HTTPError
 except ImportError:  # kubernetes.core's module class says so in its own words
-    RESTClientObject = None
+    RESTClientObject = CoreV1Api = portforward = None
     ApiException = DynamicApiError = ResourceNotFoundError = HTTPError = type("Missing", (Exception,), {})
 
 #: Seconds to connect and to wait for an answer.
@@ -312,6 +315,18 @@ class Cluster:
         except (HTTPError, OSError) as error:
             return 0, {}, str(error).encode()
         return answer.status, dict(answer.getheaders()), answer.data
+
+    def forwarded(self, namespace: str, pod: str, port: int) -> socket.socket:
+        """Return a socket whose other end is a port of a pod.
+
+        :raises OSError: when the API server does not forward it.
+        """
+        core = CoreV1Api(self._client.client.client)
+        try:
+            forward = portforward(core.connect_get_namespaced_pod_portforward, pod, namespace, ports=str(port))
+        except ApiException as error:
+            raise OSError(str(error.reason or error)) from error
+        return forward.socket(port)
 
     def log_tail(self, namespace: str, pod: str, container: str, previous: bool, lines: int = 12) -> str:
         """Return the last log lines of a container; nothing where there are none to be had."""

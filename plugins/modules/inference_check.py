@@ -56,6 +56,14 @@ options:
       port: {description: Port of the model server., type: int, required: true}
       path: {description: Path prefix that routes to it., type: str, default: ""}
       headers: {description: Headers that route to it., type: dict, default: {}}
+      api_key:
+        description:
+          - Where the key lies that it wants. It is read from the cluster, and sent to the gateway directly or by a port
+            that the API server forwards, for the API server keeps such a header to itself.
+        type: dict
+        suboptions:
+          secret: {description: Secret in O(namespace)., type: str, required: true}
+          key: {description: Key of the Secret., type: str, required: true}
   response_header:
     description: Header that the endpoint picker sets on answers.
     type: str
@@ -111,6 +119,8 @@ answers:
     seconds: {description: How long the completion took., type: float}
 """
 
+import base64
+import http.client
 import json
 import time
 
@@ -141,6 +151,15 @@ ARGUMENTS = {
             "port": {"type": "int", "required": True},
             "path": {"type": "str", "default": ""},
             "headers": {"type": "dict", "default": {}},
+            # Only where it lies.
+            "api_key": {
+                "type": "dict",
+                "no_log": False,
+                "options": {
+                    "secret": {"type": "str", "required": True, "no_log": False},
+                    "key": {"type": "str", "required": True, "no_log": False},
+                },
+            },
         },
     },
     "response_header": {"type": "str", "required": True},
@@ -163,18 +182,52 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False, answers=[])
     try:
-        module.exit_json(changed=False, answers=run(Cluster(module), module.params))
+        cluster = Cluster(module)
+        keys = read_keys(cluster, module.params)
+        # Whatever an answer says.
+        module.no_log_values.update(keys.values())
+        module.exit_json(changed=False, answers=run(cluster, module.params, keys))
     except ClusterError as error:
         module.fail_json(msg=str(error))
 
 
-def run(cluster: Cluster, params: dict) -> list[dict]:
+def read_keys(cluster: Cluster, params: dict) -> dict[str, str]:
+    """Return the key of each model that wants one, by the model's name.
+
+    :raises ClusterError: when one is not there, or no client can send it.
+    """
+    keys = {}
+    for model in params["models"]:
+        place = model.get("api_key")
+        if not place:
+            continue
+        where = f"Secret {params['namespace']}/{place['secret']}, with the API key of model {model['name']},"
+        secret = cluster.get("v1", "Secret", place["secret"], params["namespace"])
+        data = (secret or {}).get("data") or {}
+        if place["key"] not in data:
+            there = f"has no key {place['key']}; it has: {', '.join(sorted(data)) or 'none'}"
+            raise ClusterError(f"{where} {there if secret else 'does not exist'}.")
+        key = base64.b64decode(data[place["key"]]).decode(errors="replace")
+        if not key or key != key.strip() or not key.isprintable():
+            raise ClusterError(
+                f"{where} has one that no client can send: it is empty, or begins or ends with space or a line break."
+            )
+        keys[model["name"]] = key
+    return keys
+
+
+def run(cluster: Cluster, params: dict, keys: dict[str, str] | None = None) -> list[dict]:
     """Return the answers of all models.
 
+    :param keys: API keys by the model's name.
     :raises ClusterError: with the hop that is broken, for each model that does not answer.
     """
     deadline = time.monotonic() + params["timeout"]
-    client = Direct(params, deadline) if params["url"] else ThroughApiServer(cluster, params, deadline)
+    plain = Direct(params, deadline) if params["url"] else ThroughApiServer(cluster, params, deadline)
+    keyed = {
+        name: Direct(params, deadline, key) if params["url"] else Forwarded(cluster, params, deadline, key)
+        for name, key in (keys or {}).items()
+    }
     answers: dict[str, dict] = {}
     while True:
         complaints = {}
@@ -182,7 +235,7 @@ def run(cluster: Cluster, params: dict) -> list[dict]:
             if model["name"] in answers:
                 continue
             try:
-                answers[model["name"]] = ask(client, model, params)
+                answers[model["name"]] = ask(keyed.get(model["name"], plain), model, params)
             except Unanswered as error:
                 complaints[model["name"]] = str(error)
         if not complaints:
@@ -246,16 +299,17 @@ class Answer:
             raise Unanswered(f"the answer is not a JSON object: {data[:200]!r}")
 
 
-def headers_for(model: dict) -> dict:
+def headers_for(model: dict, key: str = "") -> dict:
     """Return the headers of a request to ``model``."""
-    return {"Accept": "application/json", "Content-Type": "application/json", **model["headers"]}
+    own = {"Authorization": f"Bearer {key}"} if key else {}
+    return {"Accept": "application/json", "Content-Type": "application/json", **model["headers"], **own}
 
 
 class Direct:
     """Sends requests to the gateway's own address."""
 
-    def __init__(self, params: dict, deadline: float) -> None:
-        self._deadline = deadline
+    def __init__(self, params: dict, deadline: float, key: str = "") -> None:
+        self._deadline, self._key = deadline, key
         self._base, self._certs = params["url"].rstrip("/"), params["validate_url_certs"]
 
     def request(self, method: str, model: dict, path: str, body: dict | None = None) -> Answer:
@@ -266,7 +320,7 @@ class Direct:
                 url,
                 method=method.upper(),
                 data=json.dumps(body) if body else None,
-                headers=headers_for(model),
+                headers=headers_for(model, self._key),
                 validate_certs=self._certs,
                 timeout=time_left(self._deadline),
             )
@@ -294,6 +348,60 @@ class ThroughApiServer:
             said = data.decode(errors="replace").strip()[:500]
             raise Unanswered(f"{method.upper()} {model['path']}{path} is answered {status}: {said or '(nothing)'}")
         return Answer(headers, data)
+
+
+class Forwarded:
+    """Sends requests to a pod of the gateway, by a port that the API server forwards.
+
+    The API server takes a header Authorization for its own, and passes it on to nobody.
+    """
+
+    def __init__(self, cluster: Cluster, params: dict, deadline: float, key: str) -> None:
+        self._cluster, self._deadline, self._key = cluster, deadline, key
+        self._namespace, self._service = params["gateway_namespace"], params["gateway_service"]
+        self._port = params["gateway_port"]
+
+    def request(self, method: str, model: dict, path: str, body: dict | None = None) -> Answer:
+        """Return the answer to a request that routes to ``model``."""
+        what = f"{method.upper()} {model['path']}{path}"
+        pod, port = self._behind()
+        connection = http.client.HTTPConnection(self._service)
+        try:
+            connection.sock = self._cluster.forwarded(self._namespace, pod, port)
+            connection.sock.settimeout(time_left(self._deadline))
+            headers = {**headers_for(model, self._key), "Connection": "close"}
+            connection.request(method.upper(), f"{model['path']}{path}", json.dumps(body) if body else None, headers)
+            response = connection.getresponse()
+            data = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unanswered(
+                f"{what}, by port {port} of pod {self._namespace}/{pod}: {error or repr(error)}"
+            ) from error
+        finally:
+            connection.close()
+        if response.status != 200:
+            said = data.decode(errors="replace").strip()[:500]
+            raise Unanswered(f"{what} is answered {response.status}: {said or '(nothing)'}")
+        return Answer(response.headers, data)
+
+    def _behind(self) -> tuple[str, int]:
+        """Return a ready pod of the gateway's service, and the port that the service sends requests to."""
+        service = self._cluster.get("v1", "Service", self._service, self._namespace)
+        ports = [port for port in (service or {"spec": {"ports": []}})["spec"]["ports"] if port["port"] == self._port]
+        if not ports:
+            raise Unanswered(f"there is no Service {self._namespace}/{self._service} with port {self._port}")
+        labels = ",".join(f"{key}={value}" for key, value in service["spec"]["selector"].items())
+        ready = [pod for pod in self._cluster.list("v1", "Pod", self._namespace, labels) if is_ready(pod)]
+        if not ready:
+            raise Unanswered(f"no pod of Service {self._namespace}/{self._service} is ready")
+        target = ports[0].get("targetPort") or self._port
+        named = [
+            port["containerPort"]
+            for container in ready[0]["spec"]["containers"]
+            for port in container.get("ports") or []
+            if port.get("name") == target
+        ]
+        return ready[0]["metadata"]["name"], int((named or [target])[0])
 
 
 def diagnose(cluster: Cluster, model: dict, params: dict, complaint: str) -> str:
@@ -355,7 +463,8 @@ def broken_pool(cluster: Cluster, model: dict, params: dict) -> str | None:
     name = ready[0]["metadata"]["name"]
     path = f"/api/v1/namespaces/{namespace}/pods/{name}:{model['port']}/proxy/v1/models"
     status, _headers, data = cluster.proxy("get", path, headers_for(model), None, 30)
-    if status != 200:
+    # It was asked without a key.
+    if status != 200 and not (status == 401 and model.get("api_key")):
         said = data.decode(errors="replace")[:300]
         return f"engine: pod {name} answers {status} to GET /v1/models on port {model['port']}: {said}"
     return None

@@ -98,6 +98,10 @@ _PROFILE = _dict(
         pages=_OPTIONAL_TEXT,
     ),
     # Of an engine that cannot, there is nothing of this.
+    api_key={
+        "type": "dict",
+        "options": {"env": _TEXT, "arguments": _TEXTS, "guards": _TEXTS, "open": _TEXTS},
+    },
     connector={
         "type": "dict",
         "options": {

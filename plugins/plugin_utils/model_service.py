@@ -163,6 +163,9 @@ def _env(model: Mapping, options: Mapping) -> list[dict[str, Any]]:
             continue
         source = {"valueFrom": value} if isinstance(value, Mapping) else {"value": text(value)}
         entries.append({"name": name, **source})
+    key = model["api_key"]
+    if key:
+        entries.append({"name": key["env"], "valueFrom": {"secretKeyRef": {"name": key["secret"], "key": key["key"]}}})
     secret = _token(model, options)
     if secret and "HF_TOKEN" not in model["env"]:
         entries.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": dict(secret)}})

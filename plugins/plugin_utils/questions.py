@@ -15,13 +15,14 @@ def questions(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return for each model of the ``resolved`` stack how to reach it.
 
     :returns: ``name``, ``served_name``, ``picker`` (name of a Deployment), ``workloads`` (names), ``port``,
-        ``path`` (prefix, may be empty) and ``headers``.
+        ``path`` (prefix, may be empty), ``headers`` and ``api_key`` (``secret`` and ``key``, or nothing).
     """
     return [_question(model) for model in resolved["models"]]
 
 
 def _question(model: Mapping[str, Any]) -> dict[str, Any]:
     route = model["route"]
+    key = model["api_key"]
     by_header = route["header"] and not route["default"]
     return {
         "name": model["name"],
@@ -31,4 +32,5 @@ def _question(model: Mapping[str, Any]) -> dict[str, Any]:
         "port": model["port"],
         "path": "" if by_header or route["default"] else route["path"],
         "headers": {route["header"]["name"]: route["header"]["value"]} if by_header else {},
+        "api_key": {name: key[name] for name in ("secret", "key")} if key else None,
     }

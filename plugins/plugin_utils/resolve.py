@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import (
+    api_keys,
     arguments,
     compatibility,
     disaggregated,
@@ -298,7 +299,7 @@ def _model(
     where it is pulled, and where upstream has it), ``image_pull_secrets``, ``accelerator``,
     ``devices`` (Kubernetes resource to count), ``command``, ``args``, ``port`` (of the pod),
     ``proxy`` (see :mod:`routing_proxy`), ``engine_port``, ``served_name``,
-    ``weights`` (volume and path), ``env``, ``probes``, ``drain`` (seconds), ``shm_size``,
+    ``weights`` (volume and path), ``env``, ``api_key`` (Secret and variable, or None), ``probes``, ``drain`` (seconds), ``shm_size``,
     ``cache_path``, ``metrics``, ``http``, ``request_timeout``, ``route``, ``picker_values`` (for
     the endpoint picker's configuration) and ``facts`` (what the compatibility rules compare).
     """
@@ -429,10 +430,12 @@ def _pods(
         drain["requests_seconds"] = model["drain_seconds"]
     pods["drain"] = {key: drain[key] for key in ("pre_stop_seconds", "requests_seconds", "margin_seconds")}
     _check_engines_of_args(model, where, catalogue, findings)
+    extra = extra + api_keys.arguments(model, facts)
     pods["args"] = model.get("args") or _arguments({**model, **pods}, where, facts, drain, extra, findings)
     pods["env"] = {**facts["env"], **weights.hub_env(model["source"], settings), **model["env"]}
     weights.check_cache(model, where, settings, findings)
     pods["probes"] = _probes(model, facts)
+    pods["api_key"] = api_keys.resolve({**model, "probes": pods["probes"]}, where, facts, findings)
     pods["shm_size"] = model.get("shm_size") or facts["shm_size"]
     return pods
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import socket
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -230,6 +235,125 @@ def test_an_empty_refusal() -> None:
     client = ThroughApiServer(FakeCluster(proxied={f"{PROXY}/v1/models": (0, {}, b"")}), PARAMS, time.monotonic() + 60)
     with pytest.raises(Unanswered, match=r"GET /qwen/v1/models is answered 0: \(nothing\)"):
         client.request("get", MODEL, "/v1/models")
+
+
+KEYED = {**MODEL, "api_key": {"secret": "keys", "key": "api-key"}}
+
+
+def secret(**data: bytes) -> FakeCluster:
+    content = {name.replace("_", "-"): base64.b64encode(value).decode() for name, value in data.items()}
+    return FakeCluster({("Secret", "keys"): {"kind": "Secret", "data": content}})
+
+
+def test_keys_are_read_for_the_models_that_want_one() -> None:
+    params = {**PARAMS, "models": [MODEL, {**KEYED, "name": "keyed"}]}
+    assert inference_check.read_keys(secret(api_key=b"s3cret"), params) == {"keyed": "s3cret"}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "complaint"),
+    [
+        (FakeCluster({("Secret", "keys"): None}), "Secret llm-d/keys, with the API key of model qwen, does not exist."),
+        (secret(), "has no key api-key; it has: none."),
+        (secret(other=b"x"), "has no key api-key; it has: other."),
+        (secret(api_key=b"s3cret\n"), "has one that no client can send: "),
+        (secret(api_key=b""), "has one that no client can send: "),
+        (secret(api_key=b"s3\xffcret\x00"), "has one that no client can send: "),
+    ],
+)
+def test_keys_that_cannot_be_sent(cluster: FakeCluster, complaint: str) -> None:
+    with pytest.raises(ClusterError) as caught:
+        inference_check.read_keys(cluster, {**PARAMS, "models": [KEYED]})
+    assert complaint in str(caught.value)
+    assert "s3" not in str(caught.value)
+
+
+class Gateway(BaseHTTPRequestHandler):
+    """A gateway's pod whose engine wants a key."""
+
+    def do_GET(self) -> None:
+        self._answer(LIST)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(COMPLETION)
+
+    def _answer(self, content: dict) -> None:
+        right = self.headers["Authorization"] == "Bearer s3cret" and self.headers["X-Model"] == "q"
+        data = json.dumps(content if right else {"error": "Unauthorized"}).encode()
+        self.send_response(200 if right else 401)
+        for name, value in {**PICKED, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_words: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+class Forwarding(FakeCluster):
+    """Forwards ports of the gateway's pod."""
+
+    def __init__(self, port: int, target: object = "http") -> None:
+        service = {"spec": {"ports": [{"port": 80, "targetPort": target}], "selector": {"app": "gateway"}}}
+        super().__init__({("Service", "gateway-istio"): service})
+        self._port = port
+
+    def list(self, _api_version: str, _kind: str, _namespace: str, labels: str) -> list[dict]:
+        assert labels == "app=gateway"
+        ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+        ports = [{"name": "http", "containerPort": self._port}]
+        waiting = {"metadata": {"name": "waiting"}, "spec": {"containers": []}, "status": {}}
+        return [waiting, {"metadata": {"name": "pod"}, "spec": {"containers": [{"ports": ports}]}, "status": ready}]
+
+    def forwarded(self, namespace: str, pod: str, port: int) -> socket.socket:
+        assert (namespace, pod) == ("edge", "pod")
+        return socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_key_is_sent_by_a_forwarded_port(gateway: int) -> None:
+    (answer,) = run(Forwarding(gateway), {**PARAMS, "models": [{**KEYED, "path": ""}]}, {"qwen": "s3cret"})
+    assert answer["text"] == " Paris"
+
+
+def test_a_key_is_sent_to_a_url(gateway: int) -> None:
+    params = {**PARAMS, "url": f"http://127.0.0.1:{gateway}", "validate_url_certs": True, "models": [KEYED]}
+    (answer,) = run(FakeCluster(), params, {"qwen": "s3cret"})
+    assert answer["text"] == " Paris"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "complaint"),
+    [
+        (lambda port: Forwarding(port), "GET /v1/models is answered 401: "),
+        (lambda _port: Forwarding(1), "GET /v1/models, by port 1 of pod edge/pod: "),
+        (lambda _port: Forwarding(1, 1), "by port 1 of pod edge/pod: "),
+        (
+            lambda _port: FakeCluster({("Service", "gateway-istio"): None}),
+            "there is no Service edge/gateway-istio with",
+        ),
+    ],
+)
+def test_a_forwarded_port_without_an_answer(gateway: int, cluster: Any, complaint: str) -> None:
+    client = inference_check.Forwarded(cluster(gateway), PARAMS, time.monotonic() + 60, "wr0ng")
+    with pytest.raises(Unanswered) as caught:
+        client.request("get", {**KEYED, "path": ""}, "/v1/models")
+    assert complaint in str(caught.value)
+    assert "wr0ng" not in str(caught.value)
+
+
+def test_an_engine_that_wants_a_key_is_no_broken_hop() -> None:
+    cluster = FakeCluster(proxied={ENGINE: (401, {}, b"")})
+    assert inference_check.broken_hop(cluster, KEYED, PARAMS) is None
+    assert "answers 401" in inference_check.broken_hop(cluster, MODEL, PARAMS)
 
 
 @pytest.mark.parametrize(("left", "seconds"), [(500, 120), (30, 30), (0, 1), (-5, 1)])
