@@ -56,6 +56,11 @@ options:
       port: {description: Port of the model server., type: int, required: true}
       path: {description: Path prefix that routes to it., type: str, default: ""}
       headers: {description: Headers that route to it., type: dict, default: {}}
+      adapters:
+        description: Names of its LoRA adapters, which are asked for a completion, too.
+        type: list
+        elements: str
+        default: []
       api_key:
         description:
           - Where the key lies that it wants. It is read from the cluster, and sent to the gateway directly or by a port
@@ -151,6 +156,7 @@ ARGUMENTS = {
             "port": {"type": "int", "required": True},
             "path": {"type": "str", "default": ""},
             "headers": {"type": "dict", "default": {}},
+            "adapters": {"type": "list", "elements": "str", "default": []},
             # Only where it lies.
             "api_key": {
                 "type": "dict",
@@ -259,21 +265,11 @@ def ask(client, model: dict, params: dict) -> dict:
     names = [entry.get("id") for entry in listed.body.get("data") or []]
     if model["served_name"] not in names:
         raise Unanswered(f"/v1/models lists {names}, not {model['served_name']}")
-    question = {
-        "model": model["served_name"],
-        "prompt": params["prompt"],
-        "max_tokens": params["max_tokens"],
-        "temperature": 0,
-    }
     start = time.monotonic()
-    answer = client.request("post", model, "/v1/completions", question)
+    answer = complete(client, model, model["served_name"], params)
     seconds = round(time.monotonic() - start, 2)
-    if answer.body.get("model") != model["served_name"] or not answer.body.get("choices"):
-        raise Unanswered(f"the completion is not of model {model['served_name']}: {json.dumps(answer.body)[:500]}")
-    if params["response_header"] not in answer.headers:
-        raise Unanswered(
-            f"the completion did not come by way of the endpoint picker: it has no header {params['response_header']}"
-        )
+    for adapter in model.get("adapters") or []:
+        complete(client, model, adapter, params)
     return {
         "model": model["name"],
         "served_name": answer.body["model"],
@@ -281,6 +277,19 @@ def ask(client, model: dict, params: dict) -> dict:
         "tokens": (answer.body.get("usage") or {}).get("completion_tokens", 0),
         "seconds": seconds,
     }
+
+
+def complete(client, model: dict, name: str, params: dict) -> Answer:
+    """Return a completion of ``model``, or of the adapter of it that is served as ``name``."""
+    question = {"model": name, "prompt": params["prompt"], "max_tokens": params["max_tokens"], "temperature": 0}
+    answer = client.request("post", model, "/v1/completions", question)
+    if answer.body.get("model") != name or not answer.body.get("choices"):
+        raise Unanswered(f"the completion is not of model {name}: {json.dumps(answer.body)[:500]}")
+    if params["response_header"] not in answer.headers:
+        raise Unanswered(
+            f"the completion did not come by way of the endpoint picker: it has no header {params['response_header']}"
+        )
+    return answer
 
 
 class Answer:

@@ -36,7 +36,7 @@ _SECONDS: Spec = {"type": "str", "required": True, "pattern": r"\d+s", "allowed"
 NEUTRAL = (
     "context_length", "memory_fraction", "max_running_requests", "page_size", "kv_cache_dtype",
     "dtype", "quantization", "chat_template", "tool_call_parser", "reasoning_parser",
-    "trust_remote_code",
+    "trust_remote_code", "lora_max_rank", "lora_max_active",
 )  # fmt: skip
 #: What else becomes an argument.
 _DECIDED = (
@@ -94,10 +94,12 @@ _PROFILE = _dict(
         queued_requests=_TEXT,
         running_requests=_TEXT,
         kv_cache_usage=_OPTIONAL_TEXT,
+        lora=_OPTIONAL_TEXT,
         page_size=_OPTIONAL_TEXT,
         pages=_OPTIONAL_TEXT,
     ),
     # Of an engine that cannot, there is nothing of this.
+    lora={"type": "dict", "options": {"arguments": _TEXTS, "flag": _TEXT, "adapter": _TEXT}},
     api_key={
         "type": "dict",
         "options": {"env": _TEXT, "arguments": _TEXTS, "guards": _TEXTS, "open": _TEXTS},
@@ -166,6 +168,8 @@ _RELEASE = _dict(
         response_header=_TEXT,
         rules={"type": "list", "elements": "dict", "required": True},
         resources=_FREE,
+        # What scores pods by the adapters that they hold, where the engine tells.
+        lora_scorer={"type": "dict", "options": {"plugin": _dict(type=_TEXT), "weight": _NUMBER}},
         metrics=_dict(built_in=_TEXTS, plugins=_LIST, arguments=_TEXTS),
         # By topology, then by routing.
         config=_dict(aggregated=_FREE, disaggregated={"type": "dict"}),

@@ -19,7 +19,7 @@ from .profiles import merge
 ROLE = "gaie"
 COMPONENT = "endpoint-picker"
 #: What a profile says of its engine's metrics.
-_METRICS = ("path", "queued_requests", "running_requests", "kv_cache_usage", "page_size", "pages")
+_METRICS = ("path", "queued_requests", "running_requests", "kv_cache_usage", "lora", "page_size", "pages")
 CONFIG_FILE = "config.yaml"
 CONFIG_HASH = "multi-engine.llm-d.ai/config-hash"
 #: As upstream's charts; longer where the pods of the pool take longer to finish their requests.
@@ -106,7 +106,21 @@ def _config(model: Mapping, picker: Mapping) -> dict[str, Any]:
     there = {plugin["type"] for plugin in config["plugins"]}
     metrics = fill(picker["metrics"]["plugins"], _metrics(model)) if _unknown(model, picker) else []
     added = [plugin for plugin in metrics if plugin["type"] not in there]
-    return {**config, "plugins": config["plugins"] + added}
+    config = {**config, "plugins": config["plugins"] + added}
+    scorer = picker.get("lora_scorer")
+    # Without a metric all pods would score the same.
+    return (
+        _with_scorer(config, scorer)
+        if scorer and model["lora"]["adapters"] and model["metrics"].get("lora")
+        else config
+    )
+
+
+def _with_scorer(config: Mapping, scorer: Mapping) -> dict[str, Any]:
+    """Return ``config`` with a scorer in each of its profiles."""
+    reference = {"pluginRef": scorer["plugin"]["type"], "weight": scorer["weight"]}
+    profiles = [{**profile, "plugins": [*profile["plugins"], reference]} for profile in config["schedulingProfiles"]]
+    return {**config, "plugins": [*config["plugins"], scorer["plugin"]], "schedulingProfiles": profiles}
 
 
 def _unknown(model: Mapping, picker: Mapping) -> bool:
@@ -296,7 +310,9 @@ def _rules(model: Mapping) -> list[dict[str, Any]]:
     if route["default"]:
         matches.append(everything)
     elif route["header"]:
-        matches.append({**everything, "headers": [{"type": "Exact", **route["header"]}]})
+        for value in (route["header"]["value"], *route["adapters"]):
+            header = {"type": "Exact", "name": route["header"]["name"], "value": value}
+            matches.append({**everything, "headers": [header]})
     rules = [_rule(model, matches)] if matches else []
     if route["path"]:
         prefix = {"path": {"type": "PathPrefix", "value": route["path"]}}

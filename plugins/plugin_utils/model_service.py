@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import network_policies, precise_prefix, routing_proxy, weights
+from . import lora, network_policies, precise_prefix, routing_proxy, weights
 from .arguments import text
 from .objects import (
     POD_ROLE_LABEL,
@@ -173,8 +173,8 @@ def _env(model: Mapping, options: Mapping) -> list[dict[str, Any]]:
 
 
 def _token(model: Mapping, options: Mapping) -> Mapping[str, str]:
-    """Return the Secret with the token that the model's source needs, or nothing."""
-    return (options["hf_token_secret"] or {}) if weights.scheme_of(model["source"]) == weights.HUB else {}
+    """Return the Secret with the token that the model's sources need, or nothing."""
+    return (options["hf_token_secret"] or {}) if lora.from_hub(model) else {}
 
 
 def _resources(model: Mapping) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _volumes(model: Mapping) -> list[dict[str, Any]]:
     ]
     if model["weights"]["volume"]:
         volumes.append({"name": "model", **model["weights"]["volume"]})
-    return volumes + routing_proxy.volumes(model) + model["volumes"]
+    return volumes + model["lora"]["volumes"] + routing_proxy.volumes(model) + model["volumes"]
 
 
 def _mounts(model: Mapping) -> list[dict[str, Any]]:
@@ -219,7 +219,7 @@ def _mounts(model: Mapping) -> list[dict[str, Any]]:
     ]
     if model["weights"]["volume"]:
         mounts.append({"name": "model", "mountPath": weights.PATH, "readOnly": True})
-    return mounts + model["volume_mounts"]
+    return mounts + model["lora"]["mounts"] + model["volume_mounts"]
 
 
 def _pod_monitor(stack: str, namespace: str, model: Mapping) -> Object:

@@ -11,7 +11,7 @@ from typing import Any
 from .findings import Finding
 from .objects import Object, labels, make, without_empty
 from .placeholders import fill_text
-from .weights import PATH, hub_env
+from .weights import HUB, PATH, hub_env, scheme_of
 
 ROUTING = "precise-prefix"
 COMPONENT = "renderer"
@@ -38,7 +38,7 @@ def resolve(
         problem = f"{facts['title']} {model['engine_version']} tells nobody what is in its cache."
         findings.append(Finding("routing", f"{where}.routing", problem, "Use another routing."))
         return {}
-    hub = hub_env(model["source"], settings)
+    hub = hub_env(settings) if scheme_of(model["source"]) == HUB else {}
     if "HF_HUB_OFFLINE" in hub and not own["renders"]:
         problem = f"true, but {where}.routing {ROUTING} reads the tokenizer of {model['source']!r} in pods of its own."
         remedy = "Use pvc://, host:// or oci:// for this model, or another routing."

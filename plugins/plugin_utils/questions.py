@@ -15,7 +15,7 @@ def questions(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return for each model of the ``resolved`` stack how to reach it.
 
     :returns: ``name``, ``served_name``, ``picker`` (name of a Deployment), ``workloads`` (names), ``port``,
-        ``path`` (prefix, may be empty), ``headers`` and ``api_key`` (``secret`` and ``key``, or nothing).
+        ``path`` (prefix, may be empty), ``headers``, ``adapters`` (names to send) and ``api_key`` (``secret`` and ``key``, or nothing).
     """
     return [_question(model) for model in resolved["models"]]
 
@@ -32,5 +32,6 @@ def _question(model: Mapping[str, Any]) -> dict[str, Any]:
         "port": model["port"],
         "path": "" if by_header or route["default"] else route["path"],
         "headers": {route["header"]["name"]: route["header"]["value"]} if by_header else {},
+        "adapters": [adapter["served_name"] for adapter in model["lora"]["adapters"]],
         "api_key": {name: key[name] for name in ("secret", "key")} if key else None,
     }

@@ -20,6 +20,7 @@ from . import (
     disaggregated,
     gaie,
     images,
+    lora,
     model_service,
     own_engines,
     patches,
@@ -269,7 +270,8 @@ def _matches(model: Mapping) -> list[tuple]:
     if route["path"]:
         result.append(("path", route["path"]))
     if route["header"]:
-        result.append(("header", f"{route['header']['name'].lower()}: {route['header']['value']}"))
+        for value in (route["header"]["value"], *route["adapters"]):
+            result.append(("header", f"{route['header']['name'].lower()}: {value}"))
     if route["default"]:
         result.append(("default", "default"))
     return result
@@ -301,7 +303,7 @@ def _model(
     ``proxy`` (see :mod:`routing_proxy`), ``engine_port``, ``served_name``,
     ``weights`` (volume and path), ``env``, ``api_key`` (Secret and variable, or None), ``probes``, ``drain`` (seconds), ``shm_size``,
     ``cache_path``, ``metrics``, ``http``, ``request_timeout``, ``route``, ``picker_values`` (for
-    the endpoint picker's configuration) and ``facts`` (what the compatibility rules compare).
+    the endpoint picker's configuration), ``lora`` (see :mod:`lora`) and ``facts`` (what the compatibility rules compare).
     """
     engine = entry.get("engine") or settings.get("engine")
     if not engine:
@@ -337,7 +339,8 @@ def _model(
     model["http"] = facts["http"]
     model["checks_model_name"] = facts["checks_model_name"]
     model["request_timeout"] = entry.get("request_timeout") or facts["http"]["request_timeout"]
-    model["route"] = _route(entry, model["served_name"])
+    model["lora"] = lora.resolve(model, where, facts, findings)
+    model["route"] = _route(entry, model)
     model["patches"] = _placed(entry["patches"], f"{where}.patches", findings)
     model["facts"] = _facts(model, release, facts)
     model["picker_values"] = {}
@@ -430,9 +433,9 @@ def _pods(
         drain["requests_seconds"] = model["drain_seconds"]
     pods["drain"] = {key: drain[key] for key in ("pre_stop_seconds", "requests_seconds", "margin_seconds")}
     _check_engines_of_args(model, where, catalogue, findings)
-    extra = extra + api_keys.arguments(model, facts)
+    extra = extra + api_keys.arguments(model, facts) + model["lora"]["arguments"]
     pods["args"] = model.get("args") or _arguments({**model, **pods}, where, facts, drain, extra, findings)
-    pods["env"] = {**facts["env"], **weights.hub_env(model["source"], settings), **model["env"]}
+    pods["env"] = {**facts["env"], **(weights.hub_env(settings) if lora.from_hub(model) else {}), **model["env"]}
     weights.check_cache(model, where, settings, findings)
     pods["probes"] = _probes(model, facts)
     pods["api_key"] = api_keys.resolve({**model, "probes": pods["probes"]}, where, facts, findings)
@@ -652,12 +655,13 @@ def _disruption_budget(entry: Mapping, pods: Mapping, findings: list[Finding]) -
     return {field: text if text.endswith("%") else value}
 
 
-def _route(entry: Mapping, served_name: str) -> dict[str, Any]:
+def _route(entry: Mapping, model: Mapping) -> dict[str, Any]:
     given = entry["route"]
-    header = given.get("header")
+    header, adapters = given.get("header"), []
     if not header and not given.get("path"):
-        header = {"name": MODEL_HEADER, "value": served_name}
-    return {"header": header, "path": given.get("path"), "default": given.get("default")}
+        header = {"name": MODEL_HEADER, "value": model["served_name"]}
+        adapters = list(dict.fromkeys(adapter["served_name"] for adapter in model["lora"]["adapters"]))
+    return {"header": header, "adapters": adapters, "path": given.get("path"), "default": given.get("default")}
 
 
 def _facts(model: Mapping, release: Mapping, facts: Mapping) -> dict[str, Any]:

@@ -68,10 +68,8 @@ def check_hub(settings: Mapping[str, Any], findings: list[Finding]) -> None:
         findings.append(Finding(RULE, "llm_d_hf_endpoint", f"{endpoint!r} is not an address.", remedy))
 
 
-def hub_env(source: str, settings: Mapping[str, Any]) -> dict[str, str]:
+def hub_env(settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the environment that tells Hugging Face's library where to download from, or not to."""
-    if scheme_of(source) != HUB:
-        return {}
     env = {"HF_ENDPOINT": settings["hf_endpoint"], "HF_HUB_OFFLINE": "1" if settings["hf_offline"] else ""}
     return {name: value for name, value in env.items() if value}
 

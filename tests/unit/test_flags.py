@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -30,6 +31,9 @@ EVERYTHING: dict[str, Any] = {
     "tool_call_parser": "hermes",
     "reasoning_parser": "qwen3",
     "trust_remote_code": True,
+    "lora_adapters": [{"name": "sql", "source": "pvc://adapters/sql"}, {"name": "chat", "source": "hf://a/b"}],
+    "lora_max_rank": 32,
+    "lora_max_active": 2,
 }
 #: Spellings of one engine only, laid over the above.
 OWN = {"sglang": {"tool_call_parser": "qwen25"}}
@@ -47,7 +51,7 @@ def faults(engine: str, version: str, rendered: list[str]) -> list[str]:
     """Return which of the ``rendered`` arguments the engine would refuse."""
     known = load_flags(engine, version)
     found = []
-    for argument in rendered:
+    for argument, behind in itertools.zip_longest(rendered, rendered[1:], fillvalue="--"):
         if not argument.startswith("--"):
             continue
         flag, separator, value = argument.partition("=")
@@ -56,7 +60,7 @@ def faults(engine: str, version: str, rendered: list[str]) -> list[str]:
             found.append(f"{flag} does not exist")
         elif separator and not record["takes_value"]:
             found.append(f"{flag} takes no value")
-        elif not separator and record["nargs"] not in (0, "?", "*"):
+        elif not separator and record["nargs"] not in (0, "?", "*") and behind.startswith("--"):
             found.append(f"{flag} needs a value")
         elif separator and value not in map(str, record.get("choices", [value])):
             found.append(f"{flag} does not take {value}")

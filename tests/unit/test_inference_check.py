@@ -78,6 +78,25 @@ def test_an_answer() -> None:
     assert gateway.asked == [("get", "qwen", "/v1/models", None), ("post", "qwen", "/v1/completions", question)]
 
 
+class Adapting(FakeGateway):
+    """Knows one adapter."""
+
+    def request(self, method: str, model: dict, path: str, body: dict | None = None) -> Answer:
+        name = (body or {}).get("model")
+        if body and name not in ("Qwen/Qwen3-32B", "Qwen/Qwen3-32B:sql"):
+            raise Unanswered(f"no {name}")
+        self._answers["/v1/completions"] = {**COMPLETION, "model": name}
+        return super().request(method, model, path, body)
+
+
+def test_adapters_are_asked_too() -> None:
+    gateway = Adapting()
+    ask(gateway, {**MODEL, "adapters": ["Qwen/Qwen3-32B:sql"]}, PARAMS)
+    assert [body["model"] for *_, body in gateway.asked if body] == ["Qwen/Qwen3-32B", "Qwen/Qwen3-32B:sql"]
+    with pytest.raises(Unanswered, match="no Qwen/Qwen3-32B:chat"):
+        ask(gateway, {**MODEL, "adapters": ["Qwen/Qwen3-32B:chat"]}, PARAMS)
+
+
 @pytest.mark.parametrize(
     ("gateway", "complaint"),
     [

@@ -178,9 +178,9 @@ def test_drain_time_reaches_the_engine() -> None:
     ],
 )
 def test_routes(model: dict[str, Any], route: dict[str, Any]) -> None:
-    assert one(model)["route"] == {**route, "default": True}
+    assert one(model)["route"] == {**route, "adapters": [], "default": True}
     first, second = resolved(model, {"name": "other", "source": "hf://a/b"})["models"]
-    assert first["route"] == {**route, "default": False}
+    assert first["route"] == {**route, "adapters": [], "default": False}
     assert second["route"]["default"] is False
 
 
