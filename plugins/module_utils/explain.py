@@ -299,10 +299,15 @@ def _meets_quota(events: Iterable[dict], replica_sets: Iterable[dict]) -> bool:
     return any("exceeded quota" in (one.get("message") or "") for one in [*events, *conditions])
 
 
-def _selector(workload: dict) -> str:
+def selector_of(workload: dict) -> dict:
+    """Return the labels of the pods of ``workload``."""
     if workload["kind"] == "LeaderWorkerSet":
-        return f"{GROUP_NAME}={workload['metadata']['name']}"
-    return ",".join(f"{key}={value}" for key, value in workload["spec"]["selector"]["matchLabels"].items())
+        return {GROUP_NAME: workload["metadata"]["name"]}
+    return workload["spec"]["selector"].get("matchLabels") or {}
+
+
+def _selector(workload: dict) -> str:
+    return ",".join(f"{key}={value}" for key, value in selector_of(workload).items())
 
 
 def _observed(workload: dict) -> bool:

@@ -30,7 +30,7 @@ _FIRST = (
     "PersistentVolumeClaim",
     "Service",
 )
-_LAST = ("Deployment", "Gateway", "InferencePool", "DestinationRule", "HTTPRoute")
+_LAST = ("Deployment", "LeaderWorkerSet", "Gateway", "InferencePool", "DestinationRule", "HTTPRoute")
 _NOISE = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "selfLink")
 MASK = "(hidden)"
 OTHER_MASK = "(hidden, another value)"

@@ -15,6 +15,10 @@ MODEL_LABEL = "llm-d.ai/model"
 #: Endpoint pickers choose metric names by one of these: GAIE's own and old ones of llm-d read
 #: only the second. Without it an SGLang pod looks idle.
 ENGINE_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
+#: Groups of pods over several nodes.
+LEADER_WORKER_SET = "leaderworkerset.x-k8s.io/v1"
+#: API version of the kinds that model servers are.
+MODEL_SERVERS = {"Deployment": "apps/v1", "LeaderWorkerSet": LEADER_WORKER_SET}
 #: Owner of fields in server-side apply.
 FIELD_MANAGER = "llm-d-multi-engine"
 #: Annotation with a digest of what was asked for. Managed fields do not tell what is inside of a value

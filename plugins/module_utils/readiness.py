@@ -92,8 +92,10 @@ def _daemon_set(live: dict) -> State:
 
 
 def _leader_worker_set(live: dict) -> State:
-    """Judge groups of pods; their controller (0.8) does not say which generation it has observed."""
+    """Judge groups of pods; their controller says only from 0.9 on which generation it has observed."""
     status, spec = _status(live), live["spec"]
+    if "observedGeneration" in status and not _observed(live):
+        return NOT_OBSERVED
     wanted = spec.get("replicas", 1)
     rolling = (spec.get("rolloutStrategy") or {}).get("rollingUpdateConfiguration") or {}
     ready, updated = status.get("readyReplicas", 0), status.get("updatedReplicas", 0)

@@ -52,7 +52,14 @@ options:
       name: {description: Name in the stack; of its InferencePool and HTTPRoute too., type: str, required: true}
       served_name: {description: Name that clients send., type: str, required: true}
       picker: {description: Deployment of its endpoint picker., type: str, required: true}
-      workloads: {description: Deployments of its model servers., type: list, elements: str, required: true}
+      workloads:
+        description: Workloads of its model servers.
+        type: list
+        elements: dict
+        required: true
+        suboptions:
+          kind: {description: Deployment or LeaderWorkerSet., type: str, required: true}
+          name: {description: Name of it., type: str, required: true}
       port: {description: Port of the model server., type: int, required: true}
       path: {description: Path prefix that routes to it., type: str, default: ""}
       headers: {description: Headers that route to it., type: dict, default: {}}
@@ -106,7 +113,7 @@ EXAMPLES = r"""
       - name: qwen3-32b
         served_name: Qwen/Qwen3-32B
         picker: qwen3-32b-epp
-        workloads: [qwen3-32b-sglang]
+        workloads: [{kind: Deployment, name: qwen3-32b-sglang}]
         port: 8000
 """
 
@@ -134,6 +141,7 @@ from ansible_collections.kubernetes.core.plugins.module_utils.args_common import
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.explain import why_not_ready
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import MODEL_SERVERS
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
 
 ARGUMENTS = {
@@ -152,7 +160,12 @@ ARGUMENTS = {
             "name": {"type": "str", "required": True},
             "served_name": {"type": "str", "required": True},
             "picker": {"type": "str", "required": True},
-            "workloads": {"type": "list", "elements": "str", "required": True},
+            "workloads": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {"kind": {"type": "str", "required": True}, "name": {"type": "str", "required": True}},
+            },
             "port": {"type": "int", "required": True},
             "path": {"type": "str", "default": ""},
             "headers": {"type": "dict", "default": {}},
@@ -445,15 +458,15 @@ def broken_hop(cluster: Cluster, model: dict, params: dict) -> str | None:
 
 
 def evidence(cluster: Cluster, live: dict | None) -> list[str]:
-    """Return why a Deployment has no ready pods."""
+    """Return why a workload has no ready pods."""
     if scaled_down(live):
-        return [f"Deployment {live['metadata']['name']} is scaled to 0"]
-    return why_not_ready(cluster, live)[0] if live and live["kind"] == "Deployment" else []
+        return [f"{live['kind']} {live['metadata']['name']} is scaled to 0"]
+    return why_not_ready(cluster, live)[0] if live and live["kind"] in MODEL_SERVERS else []
 
 
 def scaled_down(live: dict | None) -> bool:
-    """Whether ``live`` is a Deployment that is to have no pods: nothing is amiss with it, and nothing answers."""
-    return bool(live) and live["kind"] == "Deployment" and live["spec"].get("replicas") == 0
+    """Whether ``live`` is a workload that is to have no pods: nothing is amiss with it, and nothing answers."""
+    return bool(live) and live["kind"] in MODEL_SERVERS and live["spec"].get("replicas") == 0
 
 
 def broken_pool(cluster: Cluster, model: dict, params: dict) -> str | None:
@@ -466,9 +479,12 @@ def broken_pool(cluster: Cluster, model: dict, params: dict) -> str | None:
     pods = cluster.list("v1", "Pod", namespace, labels)
     ready = [pod for pod in pods if is_ready(pod)]
     if not ready:
-        live = [cluster.get("apps/v1", "Deployment", name, namespace) for name in model["workloads"]]
+        live = [
+            cluster.get(MODEL_SERVERS[entry["kind"]], entry["kind"], entry["name"], namespace)
+            for entry in model["workloads"]
+        ]
         text = f"pool: none of the {len(pods)} pods with {labels} is ready"
-        return "\n  ".join([text, *(line for deployment in live for line in evidence(cluster, deployment))])
+        return "\n  ".join([text, *(line for workload in live for line in evidence(cluster, workload))])
     name = ready[0]["metadata"]["name"]
     path = f"/api/v1/namespaces/{namespace}/pods/{name}:{model['port']}/proxy/v1/models"
     status, _headers, data = cluster.proxy("get", path, headers_for(model), None, 30)

@@ -45,9 +45,16 @@ options:
       engine: {description: Engine., type: str, required: true}
       version: {description: Version of the engine., type: str, required: true}
       image: {description: Image of the engine., type: str, required: true}
-      replicas: {description: Number of pods., type: int, required: true}
+      replicas: {description: Number of pods that answer., type: int, required: true}
       devices: {description: Accelerators of all pods together., type: dict, default: {}}
-      workloads: {description: Deployments of its model servers., type: list, elements: str, required: true}
+      workloads:
+        description: Workloads of its model servers.
+        type: list
+        elements: dict
+        required: true
+        suboptions:
+          kind: {description: Deployment or LeaderWorkerSet., type: str, required: true}
+          name: {description: Name of it., type: str, required: true}
       picker: {description: Deployment of its endpoint picker., type: str, required: true}
       pool: {description: InferencePool., type: str, required: true}
       route: {description: HTTPRoute., type: str, required: true}
@@ -131,9 +138,14 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import 
     Forbidden,
     UnknownKind,
 )
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.explain import explain
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.explain import explain, selector_of
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import name_of
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import ENGINE_LABELS, MODEL_LABEL, STACK_LABEL
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
+    ENGINE_LABELS,
+    MODEL_LABEL,
+    MODEL_SERVERS,
+    STACK_LABEL,
+)
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import State, judge
 
 ARGUMENTS = {
@@ -153,7 +165,12 @@ ARGUMENTS = {
             "image": {"type": "str", "required": True},
             "replicas": {"type": "int", "required": True},
             "devices": {"type": "dict", "default": {}},
-            "workloads": {"type": "list", "elements": "str", "required": True},
+            "workloads": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {"kind": {"type": "str", "required": True}, "name": {"type": "str", "required": True}},
+            },
             "picker": {"type": "str", "required": True},
             "pool": {"type": "str", "required": True},
             "route": {"type": "str", "required": True},
@@ -168,7 +185,7 @@ ARGUMENTS = {
 GATEWAY_API = "gateway.networking.k8s.io/v1"
 #: Kind to the API version that it is read in.
 KINDS = {
-    "Deployment": "apps/v1",
+    **MODEL_SERVERS,
     "Pod": "v1",
     "InferencePool": "inference.networking.k8s.io/v1",
     "HTTPRoute": GATEWAY_API,
@@ -223,7 +240,7 @@ def look(cluster: Cluster, params: dict) -> dict:
     seen = Seen(params["namespace"])
     for kind in KINDS:
         seen.read(cluster, kind, f"{STACK_LABEL}={params['stack']}")
-    wanted = {name for model in params["models"] for name in model["workloads"]}
+    wanted = {(entry["kind"], entry["name"]) for model in params["models"] for entry in model["workloads"]}
     return {
         "server": cluster.server,
         **{name: params[name] for name in ("stack", "namespace", "release")},
@@ -231,8 +248,9 @@ def look(cluster: Cluster, params: dict) -> dict:
         "models": [model_state(seen, model, params) for model in params["models"]],
         "others": [
             other(seen, item, params)
-            for item in seen.all("Deployment")
-            if MODEL_LABEL in labels_of(item) and item["metadata"]["name"] not in wanted
+            for kind in MODEL_SERVERS
+            for item in seen.all(kind)
+            if MODEL_LABEL in labels_of(item) and (kind, item["metadata"]["name"]) not in wanted
         ],
     }
 
@@ -277,7 +295,7 @@ def model_state(seen: Seen, model: dict, params: dict) -> dict:
         named(seen, "route", "HTTPRoute", model["route"]),
         named(seen, "pool", "InferencePool", model["pool"]),
         named(seen, "picker", "Deployment", model["picker"]),
-        *(named(seen, "server", "Deployment", name) for name in model["workloads"]),
+        *(named(seen, "server", entry["kind"], entry["name"]) for entry in model["workloads"]),
         hop(
             "endpoints",
             f"InferencePool {seen.namespace}/{model['pool']}",
@@ -296,7 +314,7 @@ def model_state(seen: Seen, model: dict, params: dict) -> dict:
 
 def other(seen: Seen, item: dict, params: dict) -> dict:
     """Return what a workload is of which the inventory says nothing."""
-    pods = seen.pods(item["spec"]["selector"].get("matchLabels") or {})
+    pods = seen.pods(selector_of(item))
     return {
         "object": name_of(item),
         "model": labels_of(item)[MODEL_LABEL],
@@ -310,23 +328,23 @@ def named(seen: Seen, name: str, kind: str, item: str) -> dict:
     live = seen.one(kind, item)
     if kind in seen.forbidden:
         state = State(False, seen.forbidden[kind])
-    elif live and kind == "Deployment":
-        state = serving(live, seen.pods(live["spec"]["selector"].get("matchLabels") or {}))
+    elif live and kind in MODEL_SERVERS:
+        state = serving(live, seen.pods(selector_of(live)))
     else:
         state = judge(live)
     return hop(name, f"{kind} {seen.namespace}/{item}", state)
 
 
-def serving(deployment: dict, pods: list[dict]) -> State:
-    """Return whether pods of ``deployment`` answer, with the reasons of those that do not."""
-    if deployment["spec"].get("replicas") == 0:
+def serving(workload: dict, pods: list[dict]) -> State:
+    """Return whether pods of ``workload`` answer, with the reasons of those that do not."""
+    if workload["spec"].get("replicas") == 0:
         # As it was asked for, and nothing answers.
         return State(False, "it is scaled to 0")
-    state = judge(deployment)
+    state = judge(workload)
     if state.ready:
         return state
     # From what was read anyway: events and nodes would tell more, and cost a request each.
-    why = explain(deployment, [pod for pod in pods if not going(pod)], [], None)
+    why = explain(workload, [pod for pod in pods if not going(pod)], [], None)
     return State(False, "\n".join([state.reason, *why.lines]))
 
 

@@ -68,6 +68,12 @@ _TENSOR_PARALLEL: Spec = {
         "reason": _TEXT,
     },
 }
+#: A pod without a server has none.
+_SOME_PROBES: Spec = {
+    "type": "dict",
+    "required": True,
+    "options": {name: {"type": "dict"} for name in ("startup", "readiness", "liveness")},
+}
 #: What an effective profile holds.
 _PROFILE = _dict(
     title=_TEXT,
@@ -125,6 +131,15 @@ _PROFILE = _dict(
             "agree_reason": _TEXT,
             "tensor_parallel": _TENSOR_PARALLEL,
             "decode_alone": _FLAG,
+        },
+    },
+    multi_node={
+        "type": "dict",
+        "options": {
+            "arguments": _TEXTS,
+            "worker": _dict(arguments=_TEXTS, probes=_SOME_PROBES, pre_stop=_TEXTS),
+            # Setting of a model to the reason why it does not go with it.
+            "lacks": {"type": "dict", "required": True, "values": "str"},
         },
     },
     kv_events={
@@ -188,12 +203,23 @@ _RELEASE = _dict(
         env=_FREE,
         resources=_FREE,
     ),
+    # What models over several nodes need in the cluster.
+    leader_worker_set=_dict(versions=_TEXT, chart=_TEXT, crd=_TEXT),
     routing_proxy=_dict(image=_TEXT, connectors=_TEXTS, arguments=_TEXTS, resources=_FREE),
     engines=_FREE,
     # Of a release that the user wrote nobody asks for it.
     evidence={"type": "dict"},
 )
-_FACTS = ("kubernetes", "gateway_api", "gaie", "istio", "endpoint_picker", "renderer", "routing_proxy")
+_FACTS = (
+    "kubernetes",
+    "gateway_api",
+    "gaie",
+    "istio",
+    "endpoint_picker",
+    "renderer",
+    "leader_worker_set",
+    "routing_proxy",
+)
 
 
 def check_profile(name: str, data: Any) -> list[Finding]:
@@ -232,6 +258,7 @@ def check_release(name: str, data: Any) -> list[Finding]:
         _check_version(data[key]["version"], f"{name}.{key}.version", findings)
     _check_range(data["kubernetes"], f"{name}.kubernetes", findings)
     _check_range(data["istio"]["existing"], f"{name}.istio.existing", findings)
+    _check_range(data["leader_worker_set"]["versions"], f"{name}.leader_worker_set.versions", findings)
     for engine, pinned in data["engines"].items():
         _check_engine(pinned, f"{name}.engines.{engine}", findings)
     evidence = data.get("evidence")

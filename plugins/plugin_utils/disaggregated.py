@@ -122,7 +122,7 @@ def laid_over(model: Mapping[str, Any], role: str, given: Mapping[str, Any], sid
         resources = {"requests": count, "limits": count}
         result["resources"] = merge(resources, result["resources"])
         # Memory that network cards read and write is locked.
-        result["capabilities"] = ["IPC_LOCK"]
+        result["capabilities"] = list(dict.fromkeys([*model["capabilities"], "IPC_LOCK"]))
     return result
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from .objects import Object, digest, labels, make, model_labels, without_empty
+from .objects import Object, digest, labels, make, serving_labels, without_empty
 from .placeholders import fill, fill_text
 from .plain import as_list
 from .profiles import merge
@@ -266,7 +266,7 @@ def _pool(stack: str, model: Mapping, picker: Mapping) -> dict[str, Any]:
     return {
         "targetPorts": [{"number": model["port"]}],
         "appProtocol": model["http"]["protocol"],
-        "selector": {"matchLabels": model_labels(stack, model)},
+        "selector": {"matchLabels": serving_labels(stack, model)},
         "endpointPickerRef": {
             "group": "",
             "kind": "Service",

@@ -15,7 +15,7 @@ from typing import Any
 from . import compatibility
 from .findings import Finding, listing
 from .gateway import INFERENCE_SWITCH
-from .objects import workloads_of
+from .objects import workload_kind, workloads_of
 from .versions import is_version, matches, parse
 
 Cluster = Mapping[str, Any]
@@ -35,6 +35,7 @@ def stack_findings(resolved: Mapping[str, Any], cluster: Cluster, overrides: Seq
         for pods in workloads_of(model):
             findings += _devices(pods, cluster)
         findings += _rules(model, resolved["rules"], cluster)
+    findings += _groups(resolved, cluster)
     return _kept(findings, overrides)
 
 
@@ -130,6 +131,24 @@ def _permissions(cluster: Cluster) -> list[Finding]:
     return [Finding("permissions", "llm_d_kubeconfig", problem, remedy, overridable=True)]
 
 
+def _groups(resolved: Mapping, cluster: Cluster) -> list[Finding]:
+    """Return whether the cluster can make the groups of pods that models over several nodes are."""
+    needed, definitions = resolved["release"]["leader_worker_set"], cluster["definitions"]
+    places = [
+        f"{pods['where']}.nodes"
+        for model in resolved["models"]
+        for pods in workloads_of(model)
+        if workload_kind(pods) == "LeaderWorkerSet"
+    ]
+    if not places or definitions is None or needed["crd"] in definitions:
+        return []
+    problem = f"replicas over several nodes are LeaderWorkerSets, which the cluster does not know ({needed['crd']})."
+    remedy = (
+        f"Install LeaderWorkerSet {needed['versions']}, for example its chart {needed['chart']}, or leave nodes out."
+    )
+    return [Finding("leader-worker-set", listing(places), problem, remedy)]
+
+
 def _devices(model: Mapping, cluster: Cluster) -> list[Finding]:
     nodes = cluster["nodes"]
     if nodes is None:
@@ -138,14 +157,16 @@ def _devices(model: Mapping, cluster: Cluster) -> list[Finding]:
     for resource, count in model["devices"].items():
         offers = [int(node["allocatable"].get(resource, 0)) for node in nodes if node["schedulable"]]
         most = max(offers, default=0)
+        each = "replica" if model["nodes"] == 1 else "node of a replica"
         where = f"{model['where']}.gpus"
         if not most:
-            problem = f"no schedulable node of {len(nodes)} offers {resource}, the model asks for {count} per replica."
+            problem = f"no schedulable node of {len(nodes)} offers {resource}, the model asks for {count} per {each}."
             remedy = "Prepare GPU nodes (driver, container runtime, device plugin), or choose another accelerator."
             findings.append(Finding("no-devices", where, problem, remedy, overridable=True))
         elif most < count:
-            problem = f"a node offers at most {most} {resource}, the model asks for {count} per replica."
-            findings.append(Finding("no-devices", where, problem, f"Use at most {most}.", overridable=True))
+            problem = f"a node offers at most {most} {resource}, the model asks for {count} per {each}."
+            remedy = f"Use at most {most}, or spread a replica over several nodes."
+            findings.append(Finding("no-devices", where, problem, remedy, overridable=True))
     return findings
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import lora, network_policies, precise_prefix, routing_proxy, weights
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import LEADER_WORKER_SET
+
+from . import lora, multi_node, network_policies, precise_prefix, routing_proxy, weights
 from .arguments import text
 from .objects import (
     POD_ROLE_LABEL,
@@ -17,6 +19,7 @@ from .objects import (
     make,
     model_labels,
     without_empty,
+    workload_kind,
     workloads_of,
 )
 
@@ -37,7 +40,7 @@ def compose(stack: str, namespace: str, model: Mapping[str, Any], options: Mappi
     objects = []
     for pods in workloads_of(model):
         objects += routing_proxy.objects(stack, ROLE, COMPONENT, namespace, pods)
-        objects.append(_deployment(stack, namespace, pods, options))
+        objects.append(_WORKLOADS[workload_kind(pods)](stack, namespace, pods, options))
         if options["pod_monitor"]:
             objects.append(_pod_monitor(stack, namespace, pods))
         if pods["disruption_budget"]:
@@ -45,26 +48,30 @@ def compose(stack: str, namespace: str, model: Mapping[str, Any], options: Mappi
     if options["network_policies"]:
         objects.append(network_policies.compose(stack, ROLE, COMPONENT, namespace, model, options))
     objects += precise_prefix.objects(
-        stack, ROLE, namespace, model, _selector(stack, model), PORT_NAME, _token(model, options)
+        stack, ROLE, namespace, model, _leaders(stack, model), PORT_NAME, _token(model, options)
     )
     return objects
 
 
 def _selector(stack: str, model: Mapping) -> dict[str, str]:
-    """Return the labels that tell pods of one Deployment from all others."""
+    """Return the labels that tell pods of one workload from all others."""
     role = model.get("pod_role")
     return {**model_labels(stack, model), **({POD_ROLE_LABEL: role} if role else {})}
 
 
-def _deployment(stack: str, namespace: str, model: Mapping, options: Mapping) -> Object:
-    selector = _selector(stack, model)
-    pod = {
+def _leaders(stack: str, model: Mapping) -> dict[str, str]:
+    """Return the labels of those pods of a workload that answer requests: all, where none is a worker."""
+    return {**_selector(stack, model), **({SERVING_LABEL: "true"} if model["worker"] else {})}
+
+
+def _template(stack: str, model: Mapping, options: Mapping) -> dict[str, Any]:
+    return {
         "metadata": without_empty(
             {
                 "labels": {
                     **model["pod_labels"],
                     **labels(stack, ROLE, COMPONENT),
-                    **selector,
+                    **_selector(stack, model),
                     SERVING_LABEL: "true",
                     POD_ROLE_LABEL: model.get("pod_role") or AGGREGATED,
                 },
@@ -73,6 +80,55 @@ def _deployment(stack: str, namespace: str, model: Mapping, options: Mapping) ->
         ),
         "spec": _pod_spec(model, options),
     }
+
+
+def _worker_template(stack: str, model: Mapping, options: Mapping) -> dict[str, Any]:
+    """Return the template of the pods of a group that compute for their leader, and answer no requests."""
+    worker = model["worker"]
+    template = _template(stack, {**model, "proxy": None, "args": worker["args"], "probes": worker["probes"]}, options)
+    # The InferencePool selects by it.
+    del template["metadata"]["labels"][SERVING_LABEL]
+    container = template["spec"]["containers"][0]
+    if not worker["probes"]:
+        # No server, no port.
+        del container["ports"]
+    if worker["pre_stop"]:
+        container["lifecycle"] = {"preStop": {"exec": {"command": worker["pre_stop"]}}}
+    return template
+
+
+def _leader_worker_set(stack: str, namespace: str, model: Mapping, options: Mapping) -> Object:
+    """Return groups of pods, one group a replica."""
+    spec = {
+        "replicas": model["replicas"],
+        # Never a group more than asked for, as with Deployments.
+        "rolloutStrategy": model["strategy"]
+        or {"type": "RollingUpdate", "rollingUpdateConfiguration": {"maxSurge": 0, "maxUnavailable": 1}},
+        # The leader waits for its workers.
+        "startupPolicy": "LeaderCreated",
+        "leaderWorkerTemplate": {
+            "size": model["nodes"],
+            # Engines do not take back a rank that was lost.
+            "restartPolicy": "RecreateGroupOnPodRestart",
+            "leaderTemplate": _template(stack, model, options),
+            "workerTemplate": _worker_template(stack, model, options),
+        },
+    }
+    item = make(
+        LEADER_WORKER_SET,
+        "LeaderWorkerSet",
+        model["workload"],
+        namespace,
+        {**labels(stack, ROLE, COMPONENT), **_selector(stack, model)},
+        spec=spec,
+    )
+    if model.get("exclusive_topology"):
+        item["metadata"]["annotations"] = {multi_node.EXCLUSIVE_TOPOLOGY: model["exclusive_topology"]}
+    return item
+
+
+def _deployment(stack: str, namespace: str, model: Mapping, options: Mapping) -> Object:
+    selector = _selector(stack, model)
     spec = {
         "replicas": model["replicas"],
         # Never a pod more than asked for: spare GPUs are rare, and a rollout that waits for one
@@ -82,7 +138,7 @@ def _deployment(stack: str, namespace: str, model: Mapping, options: Mapping) ->
         # Rollouts that load weights take as long as the startup probe allows.
         "progressDeadlineSeconds": _startup_budget(model) + 300,
         "selector": {"matchLabels": selector},
-        "template": pod,
+        "template": _template(stack, model, options),
     }
     return make(
         "apps/v1",
@@ -92,6 +148,9 @@ def _deployment(stack: str, namespace: str, model: Mapping, options: Mapping) ->
         {**labels(stack, ROLE, COMPONENT), **selector},
         spec=spec,
     )
+
+
+_WORKLOADS = {"Deployment": _deployment, "LeaderWorkerSet": _leader_worker_set}
 
 
 def _startup_budget(model: Mapping) -> int:
@@ -111,6 +170,7 @@ def _pod_spec(model: Mapping, options: Mapping) -> dict[str, Any]:
             "terminationGracePeriodSeconds": sum(drain.values()),
             "runtimeClassName": model.get("runtime_class"),
             "priorityClassName": model.get("priority_class"),
+            "schedulerName": model.get("scheduler"),
             "nodeSelector": model["node_selector"],
             "tolerations": model["tolerations"],
             "affinity": model["affinity"],
@@ -145,7 +205,7 @@ def _container(model: Mapping, options: Mapping) -> dict[str, Any]:
             "lifecycle": _lifecycle(model),
             "securityContext": {
                 **weights.security_context(model),
-                **({"capabilities": {"add": model["capabilities"]}} if model.get("capabilities") else {}),
+                **({"capabilities": {"add": model["capabilities"]}} if model["capabilities"] else {}),
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "volumeMounts": _mounts(model),
@@ -190,7 +250,8 @@ def _resources(model: Mapping) -> dict[str, Any]:
 
 
 def _probe(model: Mapping, name: str) -> dict[str, Any]:
-    probe = model["probes"][name]
+    # A worker may have none.
+    probe = model["probes"].get(name) or {}
     for action in ("httpGet", "tcpSocket"):
         if action in probe:
             return {**probe, action: {"port": PORT_NAME, **probe[action]}}
@@ -224,7 +285,7 @@ def _mounts(model: Mapping) -> list[dict[str, Any]]:
 
 def _pod_monitor(stack: str, namespace: str, model: Mapping) -> Object:
     spec = {
-        "selector": {"matchLabels": _selector(stack, model)},
+        "selector": {"matchLabels": _leaders(stack, model)},
         "podMetricsEndpoints": [{"port": PORT_NAME, "path": model["metrics"]["path"], "interval": "15s"}],
     }
     return make(

@@ -53,6 +53,16 @@ def model_labels(stack: str, model: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def serving_labels(stack: str, model: Mapping[str, Any]) -> dict[str, str]:
+    """Return the labels that tell the pods of a model that answer requests from all others."""
+    return {**model_labels(stack, model), SERVING_LABEL: "true"}
+
+
+def workload_kind(pods: Mapping[str, Any]) -> str:
+    """Return the kind of the workload that makes resolved ``pods``."""
+    return "LeaderWorkerSet" if pods["worker"] else "Deployment"
+
+
 def workloads_of(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the kinds of pods of a resolved ``model``, each like a model: itself when there is one kind."""
     return model["roles"] or [model]

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from .gaie import picker_name
-from .objects import workloads_of
+from .objects import workload_kind, workloads_of
 
 
 def questions(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return for each model of the ``resolved`` stack how to reach it.
 
-    :returns: ``name``, ``served_name``, ``picker`` (name of a Deployment), ``workloads`` (names), ``port``,
-        ``path`` (prefix, may be empty), ``headers``, ``adapters`` (names to send) and ``api_key`` (``secret`` and ``key``, or nothing).
+    :returns: ``name``, ``served_name``, ``picker`` (name of a Deployment), ``workloads`` (``kind`` and
+        ``name`` of each), ``port``, ``path`` (prefix, may be empty), ``headers``, ``adapters`` (names to
+        send) and ``api_key`` (``secret`` and ``key``, or nothing).
     """
     return [_question(model) for model in resolved["models"]]
 
@@ -28,7 +29,7 @@ def _question(model: Mapping[str, Any]) -> dict[str, Any]:
         "name": model["name"],
         "served_name": model["served_name"],
         "picker": picker_name(model),
-        "workloads": [pods["workload"] for pods in workloads_of(model)],
+        "workloads": [{"kind": workload_kind(pods), "name": pods["workload"]} for pods in workloads_of(model)],
         "port": model["port"],
         "path": "" if by_header or route["default"] else route["path"],
         "headers": {route["header"]["name"]: route["header"]["value"]} if by_header else {},

@@ -22,6 +22,7 @@ from . import (
     images,
     lora,
     model_service,
+    multi_node,
     own_engines,
     patches,
     precise_prefix,
@@ -296,7 +297,8 @@ def _model(
 
     The result has the checked keys of ``entry`` and, decided here: ``where``, ``roles`` (its kinds
     of pods where there are several, each like the model itself; what the model then says of pods
-    is what is true of those that clients reach), ``workload`` (name of its Deployment),
+    is what is true of those that clients reach), ``workload`` (name of its Deployment or LeaderWorkerSet),
+    ``worker`` (in what the pods of a replica that do not answer differ, None where there are none),
     ``engine``, ``engine_version``, ``image`` and ``image_source`` (from
     where it is pulled, and where upstream has it), ``image_pull_secrets``, ``accelerator``,
     ``devices`` (Kubernetes resource to count), ``command``, ``args``, ``port`` (of the pod),
@@ -420,11 +422,12 @@ def _pods(
     """Return what is decided for each kind of pods of a model.
 
     :param model: the model as these pods see it.
-    :param name: what to call their Deployment.
+    :param name: what to call their workload.
     :param extra: arguments that its topology needs.
     :param proxied: whether a routing proxy stands in front of the engine.
     """
     pods: dict[str, Any] = {"workload": name, "port": model.get("port") or facts["ports"]["engine"]}
+    pods["nodes"] = model["nodes"]
     pods["proxy"] = routing_proxy.resolve(model, where, proxied, facts, release, settings["namespace"], findings)
     pods["engine_port"] = pods["proxy"]["engine_port"] if pods["proxy"] else pods["port"]
     pods["devices"] = _devices(model, where, model["accelerator"], facts, findings)
@@ -433,11 +436,14 @@ def _pods(
         drain["requests_seconds"] = model["drain_seconds"]
     pods["drain"] = {key: drain[key] for key in ("pre_stop_seconds", "requests_seconds", "margin_seconds")}
     _check_engines_of_args(model, where, catalogue, findings)
+    extra = extra + multi_node.arguments(model, where, name, facts, findings)
     extra = extra + api_keys.arguments(model, facts) + model["lora"]["arguments"]
     pods["args"] = model.get("args") or _arguments({**model, **pods}, where, facts, drain, extra, findings)
     pods["env"] = {**facts["env"], **(weights.hub_env(settings) if lora.from_hub(model) else {}), **model["env"]}
     weights.check_cache(model, where, settings, findings)
-    pods["probes"] = _probes(model, facts)
+    pods["probes"] = _probes(model, facts, facts["probes"], model["probes"])
+    of_worker = (facts.get("multi_node") or {}).get("worker", {}).get("probes", {})
+    pods["worker"] = multi_node.worker(pods, facts, _probes(model, facts, of_worker, {}))
     pods["api_key"] = api_keys.resolve({**model, "probes": pods["probes"]}, where, facts, findings)
     pods["shm_size"] = model.get("shm_size") or facts["shm_size"]
     return pods
@@ -545,16 +551,24 @@ def _devices(entry: Mapping, where: str, accelerator: str, facts: Mapping, findi
         if entry.get("gpus"):
             problem = f"accelerator {accelerator!r} has no devices."
             findings.append(Finding("gpus", f"{where}.gpus", problem, "Remove it, or choose another accelerator."))
+        if multi_node.is_several(entry):
+            problem = f"{entry['nodes']}, but accelerator {accelerator!r} has no devices to spread a replica over."
+            findings.append(Finding("nodes", f"{where}.nodes", problem, "Leave it out, or choose another accelerator."))
         return {}
-    gpus = entry.get("gpus") or 1
-    sizes = [entry.get(name) or 1 for name in ("tensor_parallel", "pipeline_parallel", "data_parallel")]
-    used = sizes[0] * sizes[1] * sizes[2]
-    if not entry.get("tensor_parallel") and gpus % used:
-        problem = f"pipeline_parallel x data_parallel = {used} does not divide {gpus} gpus."
+    gpus, nodes = entry.get("gpus") or 1, entry["nodes"]
+    all_gpus = gpus * nodes
+    tensor, pipeline, data = (entry.get(f"{name}_parallel") or 1 for name in ("tensor", "pipeline", "data"))
+    used = tensor * pipeline * data
+    if not entry.get("tensor_parallel") and all_gpus % used:
+        whole = f"{gpus} gpus" if nodes == 1 else f"{gpus} gpus x {nodes} nodes = {all_gpus}"
+        problem = f"pipeline_parallel x data_parallel = {used} does not divide {whole}."
         findings.append(Finding("gpus", f"{where}.gpus", problem, f"Use a multiple of {used}."))
-    elif entry.get("tensor_parallel") and used != gpus:
-        problem = f"tensor x pipeline x data parallel = {used}, but gpus is {gpus}."
+    elif entry.get("tensor_parallel") and used != all_gpus:
+        whole = f"gpus is {gpus}" if nodes == 1 else f"gpus x nodes is {gpus} x {nodes} = {all_gpus}"
+        problem = f"tensor x pipeline x data parallel = {used}, but {whole}."
         findings.append(Finding("gpus", f"{where}.gpus", problem, "Make them equal, or leave tensor_parallel out."))
+    elif nodes > 1:
+        multi_node.check_sizes(nodes, gpus, all_gpus // (pipeline * data), pipeline, data, where, findings)
     return {resource: gpus}
 
 
@@ -562,7 +576,7 @@ def _arguments(
     model: Mapping, where: str, facts: Mapping, drain: Mapping, extra: list[str], findings: list[Finding]
 ) -> list[str]:
     sizes = {name: model.get(name) for name in ("tensor_parallel", "pipeline_parallel", "data_parallel")}
-    gpus = sum(model["devices"].values())
+    gpus = sum(model["devices"].values()) * model["nodes"]
     if gpus and not sizes["tensor_parallel"]:
         sizes["tensor_parallel"] = gpus // ((sizes["pipeline_parallel"] or 1) * (sizes["data_parallel"] or 1)) or 1
     values = {
@@ -616,18 +630,21 @@ def _check_flags(flags: Mapping, model: Mapping, where: str, facts: Mapping, fin
             findings.append(Finding("engine-args", place, problem, f"Set {setting} of the model instead."))
 
 
-def _probes(entry: Mapping, facts: Mapping) -> dict[str, Any]:
-    """Return the probes with the startup probe's budget laid over its period."""
+def _probes(entry: Mapping, facts: Mapping, own: Mapping, over: Mapping) -> dict[str, Any]:
+    """Return the engine's ``own`` probes with the user's laid ``over`` them.
+
+    The startup probe's budget is laid over its period.
+    """
     probes = {}
-    for name, probe in facts["probes"].items():
-        given = entry["probes"].get(name) or {}
+    for name, probe in own.items():
+        given = over.get(name) or {}
         if any(handler in given for handler in _HANDLERS):
             # Kubernetes takes one of them: the user's replaces ours.
             probe = {key: value for key, value in probe.items() if key not in _HANDLERS or key in given}
         probes[name] = profiles.merge(probe, given)
-    startup = probes["startup"]
-    budget = entry.get("startup_seconds") or facts["startup_seconds"]
-    startup.setdefault("failureThreshold", -(-budget // startup.get("periodSeconds", 10)))
+    if "startup" in probes:
+        budget = entry.get("startup_seconds") or facts["startup_seconds"]
+        probes["startup"].setdefault("failureThreshold", -(-budget // probes["startup"].get("periodSeconds", 10)))
     return probes
 
 
@@ -651,6 +668,8 @@ def _disruption_budget(entry: Mapping, pods: Mapping, findings: list[Finding]) -
     if stuck:
         remedy = "Use max_unavailable: 1, or more replicas."
         findings.append(Finding("disruption-budget", place, f"{problem}: no node could be drained.", remedy, True))
+    if multi_node.is_several(pods):
+        return {"maxUnavailable": max(0, multi_node.pods_away(given, pods["replicas"]))}
     field = "minAvailable" if name == "min_available" else "maxUnavailable"
     return {field: text if text.endswith("%") else value}
 

@@ -10,7 +10,7 @@ from typing import Any
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import documents
 
 from .gaie import picker_name
-from .objects import workloads_of
+from .objects import workload_kind, workloads_of
 from .versions import VersionError, parse
 
 #: Version of the structure that :func:`report` returns. It grows with each key that goes or changes its meaning.
@@ -35,7 +35,7 @@ def wanted_models(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
             "image": model["image"],
             "replicas": sum(pods["replicas"] for pods in workloads_of(model)),
             "devices": _devices(workloads_of(model)),
-            "workloads": [pods["workload"] for pods in workloads_of(model)],
+            "workloads": [{"kind": workload_kind(pods), "name": pods["workload"]} for pods in workloads_of(model)],
             "picker": picker_name(model),
             "pool": model["name"],
             "route": model["name"],
@@ -49,7 +49,7 @@ def _devices(workloads: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     total: dict[str, int] = {}
     for pods in workloads:
         for name, count in pods["devices"].items():
-            total[name] = total.get(name, 0) + count * pods["replicas"]
+            total[name] = total.get(name, 0) + count * pods["replicas"] * pods["nodes"]
     return total
 
 

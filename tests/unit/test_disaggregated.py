@@ -145,7 +145,7 @@ def test_the_picker(release: str) -> None:
 
 def test_clients_and_people_see_both_workloads() -> None:
     stack = resolved({**PD, "gpus": 2, "prefill": {"replicas": 4}, "decode": {"replicas": 2}})
-    workloads = ["qwen-sglang-prefill", "qwen-sglang-decode"]
+    workloads = [{"kind": "Deployment", "name": f"qwen-sglang-{role}"} for role in ("prefill", "decode")]
     assert questions(stack)[0]["workloads"] == workloads
     (wanted,) = wanted_models(stack)
     assert (wanted["replicas"], wanted["devices"], wanted["workloads"]) == (6, {"nvidia.com/gpu": 12}, workloads)
@@ -154,7 +154,7 @@ def test_clients_and_people_see_both_workloads() -> None:
 def test_the_cluster_has_to_have_the_devices_of_each() -> None:
     stack = resolved({**PD, "decode": {"gpus": 8}}, engine="vllm")
     nodes = [{"name": "gpu-1", "schedulable": True, "allocatable": {"nvidia.com/gpu": "4"}}]
-    cluster = {"version": "1.35.4", "denied": [], "nodes": nodes}
+    cluster = {"version": "1.35.4", "denied": [], "nodes": nodes, "definitions": None}
     (finding,) = stack_findings(stack, cluster, [])
     assert finding.startswith(f"{WHERE}.decode.gpus: a node offers at most 4 nvidia.com/gpu, ")
 

@@ -84,6 +84,15 @@ def test_rendered_flags_exist(engine: str, version: str, accelerator: str) -> No
 
 
 @pytest.mark.parametrize(("engine", "version"), VERSIONS)
+def test_flags_over_several_nodes_exist(engine: str, version: str) -> None:
+    model = {"engine": engine, "engine_version": version, "gpus": 8, "nodes": 2}
+    pods = one(model, overrides=["engine-version-release"])
+    for rendered in (pods["args"], pods["worker"]["args"]):
+        assert "--nnodes=2" in rendered
+        assert faults(engine, version, rendered) == []
+
+
+@pytest.mark.parametrize(("engine", "version"), VERSIONS)
 def test_flags_of_kv_events_exist(engine: str, version: str) -> None:
     model = {"engine": engine, "engine_version": version, "routing": "precise-prefix"}
     rules = ["engine-version-release", "kv-events-router-0.11"]

@@ -53,7 +53,7 @@ RELEASE = {"name": "llm-d-0.10", **catalogue()["releases"]["llm-d-0.10"]}
             16,
             (
                 "llm_d_models[0] (qwen).gpus: a node offers at most 8 nvidia.com/gpu, the model asks for 16 per "
-                "replica. Use at most 8."
+                "replica. Use at most 8, or spread a replica over several nodes."
             ),
         ),
         (

@@ -26,7 +26,7 @@ CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
 #: The newest Kubernetes that all releases support.
 KUBERNETES = "1.35"
 #: Kinds whose definitions are not Kubernetes' own.
-CUSTOM = {"DestinationRule", "Gateway", "HTTPRoute", "InferencePool", "PodMonitor"}
+CUSTOM = {"DestinationRule", "Gateway", "HTTPRoute", "InferencePool", "LeaderWorkerSet", "PodMonitor"}
 
 FILTERS = {
     name: function
@@ -91,6 +91,10 @@ def test_kubernetes_takes_them(case: str) -> None:
     for item in objects:
         if item["kind"] not in CUSTOM:
             validator.validate(item, KUBERNETES, strict=True)
+        elif item["kind"] == "LeaderWorkerSet":
+            for template in pod_templates(item):
+                pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": template}
+                validator.validate(pod, KUBERNETES, strict=True)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -102,6 +106,14 @@ def test_all_objects_are_ours_and_have_a_name_of_their_own(case: str) -> None:
         labels = item["metadata"]["labels"]
         assert labels["app.kubernetes.io/managed-by"] == "llm_d.multi_engine"
         assert labels.keys() >= {"multi-engine.llm-d.ai/stack", "multi-engine.llm-d.ai/role"}
+
+
+def pod_templates(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the templates of the pods that an object makes."""
+    spec = item.get("spec", {})
+    group = spec.get("leaderWorkerTemplate", {})
+    found = (spec.get("template"), group.get("leaderTemplate"), group.get("workerTemplate"))
+    return [template for template in found if template]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -126,23 +138,25 @@ def test_objects_refer_to_each_other(case: str) -> None:
         template = by_kind["Deployment"][picker["name"]]["spec"]["template"]
         assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
         selector = pool["spec"]["selector"]["matchLabels"].items()
-        workloads = [
-            item
-            for item in by_kind["Deployment"].values()
-            if selector <= item["spec"]["template"]["metadata"]["labels"].items()
+        answering = [
+            template
+            for item in objects
+            for template in pod_templates(item)
+            if selector <= template["metadata"]["labels"].items()
         ]
-        roles = [item["spec"]["template"]["metadata"]["labels"]["llm-d.ai/role"] for item in workloads]
+        roles = [template["metadata"]["labels"]["llm-d.ai/role"] for template in answering]
         assert roles in (["prefill-decode"], ["prefill", "decode"])
         # A prefill pod cannot answer: without the picker none may be asked.
         assert len(roles) == 1 or pool["spec"]["endpointPickerRef"]["failureMode"] == "FailClose"
-        for workload in workloads:
+        for template in answering:
             # The pool's port is the engine's, or the routing proxy's in front of it.
-            spec = workload["spec"]["template"]["spec"]
+            spec = template["spec"]
             container = next(one for one in [*spec.get("initContainers", []), *spec["containers"]] if "ports" in one)
             assert container["ports"][0]["containerPort"] == pool["spec"]["targetPorts"][0]["number"]
     for deployment in by_kind["Deployment"].values():
-        template = deployment["spec"]["template"]
-        assert deployment["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    for template in [template for item in objects for template in pod_templates(item)]:
         (container,) = template["spec"]["containers"]
         sidecars = template["spec"].get("initContainers", [])
         mounts = {mount["name"] for one in (container, *sidecars) for mount in one.get("volumeMounts", [])}

@@ -28,7 +28,7 @@ MODEL = {
     "name": "qwen",
     "served_name": "Qwen/Qwen3-32B",
     "picker": "qwen-epp",
-    "workloads": ["qwen-sglang"],
+    "workloads": [{"kind": "Deployment", "name": "qwen-sglang"}],
     "port": 8000,
     "path": "/qwen",
     "headers": {"X-Model": "q"},
@@ -233,6 +233,15 @@ def test_diagnose(monkeypatch: pytest.MonkeyPatch, cluster: FakeCluster, hop: st
     monkeypatch.setattr(inference_check, "why_not_ready", lambda *_args: (WHY, True))
     said = diagnose(cluster, MODEL, PARAMS, "complaint")
     assert said.startswith(f"Model qwen did not answer within 0 s: complaint.\nBroken hop: {hop}")
+
+
+def test_diagnose_replicas_over_several_nodes() -> None:
+    model = {**MODEL, "workloads": [{"kind": "LeaderWorkerSet", "name": "qwen-sglang"}]}
+    scaled = {("LeaderWorkerSet", "qwen-sglang"): {**SCALED_DOWN, "kind": "LeaderWorkerSet"}}
+    said = diagnose(FakeCluster(scaled, pods=[]), model, PARAMS, "complaint")
+    assert said.endswith(
+        "none of the 0 pods with llm-d.ai/model=qwen is ready\n  LeaderWorkerSet scaled is scaled to 0"
+    )
 
 
 def test_run_through_the_api_server() -> None:

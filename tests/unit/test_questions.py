@@ -30,7 +30,7 @@ def test_how_to_reach_a_model(models: list[dict[str, Any]], path: str, headers: 
         "name": "qwen",
         "served_name": "Qwen/Qwen3-32B",
         "picker": "qwen-epp",
-        "workloads": ["qwen-sglang"],
+        "workloads": [{"kind": "Deployment", "name": "qwen-sglang"}],
         "port": 8000,
         "path": path,
         "headers": headers,

@@ -18,7 +18,7 @@ MODEL = {
     "image": IMAGE,
     "replicas": 2,
     "devices": {GPU: 4},
-    "workloads": ["qwen-sglang"],
+    "workloads": [{"kind": "Deployment", "name": "qwen-sglang"}],
     "picker": "qwen-epp",
     "pool": "qwen",
     "route": "qwen",
@@ -90,6 +90,8 @@ class FakeCluster:
                 }
             ],
             "Deployment": [deployment("qwen-epp", {"app": "epp"}), deployment("qwen-sglang", LABELS, 2)],
+            # As in a cluster that does not know the kind.
+            "LeaderWorkerSet": [],
             "Pod": [pod("a"), pod("b"), pod("epp", {"app": "epp"})],
             "edge": [deployment("gate-istio", {"app": "gate"})],
             **kinds,
@@ -160,6 +162,7 @@ def test_a_healthy_stack() -> None:
         ("Deployment", "llm-d", ours),
         ("HTTPRoute", "llm-d", ours),
         ("InferencePool", "llm-d", ours),
+        ("LeaderWorkerSet", "llm-d", ours),
         ("Pod", "llm-d", ours),
     ]
 
@@ -247,6 +250,33 @@ def test_workloads_that_are_not_in_the_inventory() -> None:
             "devices": {GPU: 2},
         }
     ]
+
+
+def test_replicas_over_several_nodes() -> None:
+    """A leader that answers and a worker that does not get ready: GPUs of both, one endpoint."""
+    ours = {"leaderworkerset.sigs.k8s.io/name": "qwen-sglang"}
+    serving = {"llm-d.ai/inference-serving": "true"}
+    groups = {
+        "kind": "LeaderWorkerSet",
+        "metadata": {"name": "qwen-sglang", "namespace": "llm-d", "labels": LABELS},
+        "spec": {"replicas": 1},
+        "status": {"replicas": 1, "updatedReplicas": 1},
+    }
+    other = {**groups, "metadata": {"name": "old-vllm", "namespace": "llm-d", "labels": {"llm-d.ai/model": "old"}}}
+    pods = [
+        pod("qwen-sglang-0", {**LABELS, **ours, **serving}),
+        pod("qwen-sglang-0-1", {**LABELS, **ours}, conditions=[], containerStatuses=[WAITING]),
+    ]
+    cluster = FakeCluster(LeaderWorkerSet=[groups, other], Deployment=[EPP], Pod=pods)
+    cluster.kinds["InferencePool"][0]["spec"] = {"selector": {"matchLabels": {**LABELS, **serving}}}
+    workloads = [{"kind": "LeaderWorkerSet", "name": "qwen-sglang"}]
+    live = look(cluster, {**PARAMS, "models": [{**MODEL, "replicas": 1, "workloads": workloads}]})
+    (model,) = live["models"]
+    assert {hop["hop"]: hop["reason"] for hop in model["hops"] if not hop["ready"]} == {
+        "server": "0 of 1 groups are ready\npod qwen-sglang-0-1, container model-server: ErrImagePull: none"
+    }
+    assert (model["endpoints"], model["devices"]) == ({"ready": 1, "wanted": 1}, {GPU: 4})
+    assert [item["object"] for item in live["others"]] == ["LeaderWorkerSet llm-d/old-vllm"]
 
 
 def test_what_runs_while_a_rollout_goes_on() -> None:

@@ -86,7 +86,7 @@ def test_what_is_wanted_is_what_is_composed() -> None:
         "image": IMAGE,
         "replicas": 3,
         "devices": {GPU: 6},
-        "workloads": ["qwen-sglang"],
+        "workloads": [{"kind": "Deployment", "name": "qwen-sglang"}],
         "picker": "qwen-epp",
         "pool": "qwen",
         "route": "qwen",
@@ -97,7 +97,7 @@ def test_what_is_wanted_is_what_is_composed() -> None:
     named = {(item["kind"], item["metadata"]["name"]) for item in objects}
     kinds = {"picker": "Deployment", "pool": "InferencePool", "route": "HTTPRoute"}
     assert {(kind, wanted[key]) for key, kind in kinds.items()} <= named
-    assert {("Deployment", name) for name in wanted["workloads"]} <= named
+    assert {(entry["kind"], entry["name"]) for entry in wanted["workloads"]} <= named
 
 
 def test_which_resources_are_accelerators() -> None:
