@@ -115,6 +115,14 @@ def test_disaggregated() -> None:
     assert decode["proxy"]["connector"] == "sglang"
 
 
+@pytest.mark.parametrize(("engine", "size"), [("sglang", "--tp-size=16"), ("vllm", "--tensor-parallel-size=16")])
+def test_multi_node(engine: str, size: str) -> None:
+    stack = outcome("multi_node", engine=engine)
+    assert stack["findings"] == []
+    (model,) = stack["models"]
+    assert {size, "--nnodes=2"} <= set(model["worker"]["args"])
+
+
 def test_precise_prefix() -> None:
     stack = outcome("precise_prefix")
     assert stack["findings"] == []
