@@ -80,7 +80,8 @@ _PROFILE = _dict(
     versions=_TEXT,
     # Of models where neither they nor the release say a version.
     default_version=_OPTIONAL_TEXT,
-    image=_dict(repository=_TEXT, tag=_TEXT),
+    # Parts are filled into the tag, as version and variant are.
+    image=_dict(repository=_TEXT, tag=_TEXT, parts={"type": "dict", "values": "str"}),
     command=_TEXTS,
     arguments=_ARGUMENTS,
     # Flags take a value as the argument behind them only.
@@ -158,6 +159,8 @@ _PROFILE = _dict(
     http=_dict(protocol=_TEXT, request_timeout=_TEXT, idle_timeout=_SECONDS),
     cuda={"type": "dict", "options": {"major": _NUMBER}},
     resource=_OPTIONAL_TEXT,
+    # Of its devices, as hosts know it. Default is the accelerator's name.
+    vendor=_OPTIONAL_TEXT,
 )
 
 _BUNDLE = _dict(version=_TEXT, manifest=_TEXT, bundle_annotation=_TEXT, crds=_TEXTS)

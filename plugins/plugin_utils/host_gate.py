@@ -76,13 +76,13 @@ def host_report(
 
 def _cards(facts: Facts, models: Sequence[Mapping]) -> list[Mapping]:
     """Return the GPUs that count: those of the vendor that the models ask for, all when none asks."""
-    wanted = {model["accelerator"] for model in models}
+    wanted = {model["vendor"] for model in models}
     return [card for card in facts["gpus"] if not wanted or card["vendor"] in wanted]
 
 
 def _why_not(model: Mapping, cards: Sequence[Mapping], labels: Mapping[str, Any]) -> str | None:
     """Return why a model cannot run on a host, as far as a host can tell."""
-    fitting = len([card for card in cards if card["vendor"] == model["accelerator"]])
+    fitting = len([card for card in cards if card["vendor"] == model["vendor"]])
     # A GPU that MIG splits offers its instances instead of itself.
     split = [card for card in cards if card["mig_instances"]]
     count = fitting - len(split) + sum(card["mig_instances"] for card in split)
@@ -134,7 +134,7 @@ def _gpus(facts: Facts, cards: Sequence[Mapping], asking: Sequence[Mapping], hos
         )
         return [Finding("no-gpu", where, "no GPU is on the PCI bus.", remedy, overridable=True)]
     if not cards:
-        wanted = listing(sorted({model["accelerator"] for model in asking}))
+        wanted = listing(sorted({model["vendor"] for model in asking}))
         problem = (
             f"its GPUs are of {listing(sorted({card['vendor'] for card in facts['gpus']}))}, the models need {wanted}."
         )

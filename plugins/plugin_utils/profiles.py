@@ -8,6 +8,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from .placeholders import fill_text
 from .versions import matches
 
 Profile = dict[str, Any]
@@ -50,7 +51,8 @@ def effective(profile: Mapping[str, Any], version: str, accelerator: str, varian
 
 def image(profile: Profile, version: str, variant: str = "") -> str:
     """Return the image reference that an effective ``profile`` composes."""
-    tag = profile["image"]["tag"].replace("{version}", version).replace("{variant}", variant)
+    parts = {"version": version, "variant": variant, **(profile["image"].get("parts") or {})}
+    tag = fill_text(profile["image"]["tag"], parts)
     return f"{profile['image']['repository']}:{tag}"
 
 

@@ -328,12 +328,16 @@ def _model(
     if not version or not accelerator or not all(item.overridable for item in findings):
         return None
     facts = profiles.effective(profile, version, accelerator, variant)
+    if variant and "{variant}" not in facts["image"]["tag"]:
+        problem = f"{variant!r}, but the image for accelerator {accelerator} has no variants."
+        findings.append(Finding("image-variant", f"{where}.image_variant", problem, "Leave it out, or set image."))
     model = {**entry, "where": where, "engine": engine, "engine_version": version, "accelerator": accelerator}
     model["image_source"] = entry.get("image") or profiles.image(facts, version, variant)
     model["image"] = entry.get("image") or images.mirrored(model["image_source"], *_mirror(settings))
     model["image_pull_secrets"] = entry["image_pull_secrets"] or settings["image_pull_secrets"]
     model["weights"] = weights.resolve(entry, *_mirror(settings))
     model["served_name"] = entry.get("served_name") or model["weights"]["id"]
+    model["vendor"] = facts.get("vendor") or accelerator
     model["command"] = entry.get("command") or list(facts["command"])
     model["pod_ip_env"] = facts.get("pod_ip_env")
     model["cache_path"] = facts["cache_path"]

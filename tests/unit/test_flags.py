@@ -77,8 +77,12 @@ def test_everything_is_set() -> None:
             assert all(part == "{value}" or flag_name(part) in rendered for part in parts)
 
 
-@pytest.mark.parametrize("accelerator", ["nvidia", "cpu"])
-@pytest.mark.parametrize(("engine", "version"), VERSIONS)
+ACCELERATORS = [
+    (engine, version, accelerator) for engine, version in VERSIONS for accelerator in PROFILES[engine]["accelerators"]
+]
+
+
+@pytest.mark.parametrize(("engine", "version", "accelerator"), ACCELERATORS)
 def test_rendered_flags_exist(engine: str, version: str, accelerator: str) -> None:
     assert faults(engine, version, arguments(engine, version, accelerator)) == []
 

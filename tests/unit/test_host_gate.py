@@ -239,6 +239,14 @@ def test_the_strictest_model_that_may_run_here(models: list, labels: dict, neede
     assert refused(facts, *models, labels=labels) == rules
 
 
+def test_models_on_cards_of_another_vendor() -> None:
+    facts = changed(gpus=cards(vendor="amd", driver="amdgpu", architecture=None))
+    model = {"name": "new", "accelerator": "amd-mi30x", "gpus": 8}
+    assert report(facts, model)["models"][0]["why"] is None
+    assert "gpu-vendor" not in refused(facts, model)
+    assert refused(changed(), model) == ["gpu-vendor"]
+
+
 def test_mig_offers_instances() -> None:
     facts = changed(gpus=cards(mig_instances=0)[:1])
     assert report(facts, {**NEW, "gpus": 2})["models"][0]["why"] == "needs 2 of 1 GPUs"

@@ -253,13 +253,13 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "unknown accelerator of all",
         {},
         {"accelerator": "nvida"},
-        "llm_d_accelerator: unknown accelerator 'nvida'. Did you mean 'nvidia'? sglang knows: nvidia, cpu.",
+        "llm_d_accelerator: unknown accelerator 'nvida'. Did you mean 'nvidia'? sglang knows: nvidia, amd-mi30x, amd-mi35x, cpu.",
     ),
     (
         "unknown accelerator of one",
         {"accelerator": "amd"},
         {},
-        f"{WHERE}.accelerator: unknown accelerator 'amd'. sglang knows: nvidia, cpu.",
+        f"{WHERE}.accelerator: unknown accelerator 'amd'. sglang knows: nvidia, amd-mi30x, amd-mi35x, cpu.",
     ),
     (
         "unknown topology",
@@ -331,6 +331,15 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         {"image": "mirror/sglang:mine"},
         {},
         f"{WHERE}.engine_version: missing, with image 'mirror/sglang:mine'. Its tag may say anything: ",
+    ),
+    (
+        "variant of an image without",
+        {"image_variant": "-runtime", "accelerator": "amd-mi30x"},
+        {},
+        (
+            f"{WHERE}.image_variant: '-runtime', but the image for accelerator amd-mi30x has no variants. Leave it "
+            "out, or set image."
+        ),
     ),
     (
         "unknown variant",

@@ -101,7 +101,7 @@ def test_what_is_wanted_is_what_is_composed() -> None:
 
 
 def test_which_resources_are_accelerators() -> None:
-    assert resolved({}, accelerator="cpu")["devices"] == [GPU]
+    assert resolved({}, accelerator="cpu")["devices"] == ["amd.com/gpu", GPU]
     (wanted,) = wanted_models(resolved({}, accelerator="cpu"))
     assert wanted["devices"] == {}
 
