@@ -28,7 +28,7 @@ options:
   settings:
     description: >-
       C(driver), C(branch), C(labels), C(image_gib), C(kubelet_gib) and C(overrides), as the variables of role
-      C(gpu_node) hold them.
+      C(gpu_node) hold them, and C(mends) with the names of checks whose findings the role puts right itself.
     type: dict
     required: true
 """
@@ -56,6 +56,7 @@ def _host_report(facts: dict, host: str, resolved: dict, knowledge: dict, settin
         image_gib=int(plain["image_gib"]),
         kubelet_gib=int(plain["kubelet_gib"]),
         overrides=as_list(plain["overrides"]),
+        mends=as_list(plain["mends"]),
     )
     return host_gate.host_report(str(host), to_plain(facts), to_plain(resolved), to_plain(knowledge), plain)
 

@@ -36,7 +36,8 @@ def host_report(
     :param resolved: the stack, as role ``inference_engine`` resolves it.
     :param knowledge: ``operating_systems`` and ``architectures`` of role ``gpu_node``.
     :param settings: ``driver`` (``existing``, ``managed`` or ``operator``), ``branch``, ``labels``,
-        ``image_gib``, ``kubelet_gib`` and ``overrides``.
+        ``image_gib``, ``kubelet_gib``, ``overrides``, and ``mends``: rules whose findings the role
+        puts right itself, so that they are only told.
     :returns: ``host``, ``offers``, ``needs``, ``models`` (``name``, ``image``, ``cuda``, ``gpus``, and
         ``why`` it cannot run here, None when it can), ``findings`` and ``notes`` (lists of str).
     """
@@ -60,6 +61,7 @@ def host_report(
         *_swap(facts, host),
     ]
     kept = [item for item in findings if not (item.overridable and item.rule in settings["overrides"])]
+    mended = [item for item in kept if item.rule in settings["mends"]]
     return {
         "host": host,
         "offers": _offers(facts, cards),
@@ -69,8 +71,11 @@ def host_report(
             "space_gib": len(images) * settings["image_gib"],
         },
         "models": [_told(item["model"], item["why"]) for item in placed],
-        "findings": [str(item) for item in kept],
-        "notes": _notes(facts, cards, here, knowledge),
+        "findings": [str(item) for item in kept if item not in mended],
+        "notes": [
+            *(f"{item.problem[0].upper()}{item.problem[1:]} It is going to be mended." for item in mended),
+            *_notes(facts, cards, here, knowledge),
+        ],
     }
 
 

@@ -26,6 +26,7 @@ SETTINGS = {
     "image_gib": DEFAULTS["gpu_node_image_gib"],
     "kubelet_gib": DEFAULTS["gpu_node_kubelet_gib"],
     "overrides": [],
+    "mends": [],
 }
 NEW = {"name": "new", "engine_version": "0.5.20"}
 OLD = {"name": "old", "served_name": "old", "engine_version": "0.5.10"}
@@ -386,3 +387,12 @@ def test_table_of_models_that_fit_nowhere() -> None:
     text = host_table([report(good(), {**NEW, "gpus": 16})])
     assert re.search(r"^new +16 +13 +none: needs 16 of 8 GPUs +docker.io/lmsysorg/sglang:v0.5.20$", text, re.MULTILINE)
     assert host_table([report(good())]).endswith("\n\nEvery host can serve.")
+
+
+def test_what_the_role_mends_itself_refuses_nothing() -> None:
+    facts = changed(**{"swap.active": {"/swap.img": 99}, "kernel.running_headers": False, "kernel.next_headers": False})
+    settings = {"driver": "managed", "branch": "580"}
+    assert refused(facts, **settings) == ["kernel-headers", "swap"]
+    mended = report(facts, **settings, mends=["swap", "kernel-headers"])
+    assert mended["findings"] == []
+    assert "Swap is on: /swap.img. It is going to be mended." in mended["notes"]

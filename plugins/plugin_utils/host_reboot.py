@@ -1,0 +1,25 @@
+# Copyright (c) the llm_d.multi_engine authors
+# SPDX-License-Identifier: Apache-2.0
+"""Why a GPU host has to be rebooted, from what runs and what the next boot starts.
+
+Nothing of an earlier run is remembered, so that an interrupted one forgets no reboot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def reasons(facts: Mapping[str, Any]) -> list[str]:
+    """Return why a reboot is needed; ``facts`` is what module ``gpu_facts`` returns."""
+    told = []
+    kernel, driver = facts["kernel"], facts["driver"]
+    if kernel["next"] != kernel["running"]:
+        told.append(f"kernel {kernel['running']} runs, the next boot takes {kernel['next']}")
+    if facts["nouveau"]["loaded"] and facts["nouveau"]["blacklisted"]:
+        told.append("nouveau is loaded, the next boot leaves it out")
+    loaded, following = driver["loaded"], driver["next_kernel"]
+    if following and loaded and following["version"] and following["version"] != loaded["version"]:
+        told.append(f"driver {loaded['version']} is loaded, the next boot takes {following['version']}")
+    return told
