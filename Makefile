@@ -9,7 +9,7 @@ OLDEST_CORE := 2.16
 STEPS := unit molecule -- lint matrix e2e
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint sanity unit matrix molecule e2e clean-cluster build
+.PHONY: help venv demo test lint sanity unit matrix molecule hosts e2e clean-cluster build
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -49,6 +49,10 @@ matrix: venv ## the unit tests under the oldest ansible-core, and the same manif
 
 molecule: venv ## the scenarios that need no cluster
 	.venv/bin/molecule test --report -s default
+
+hosts: venv ## the preparation of GPU hosts, on a Debian in podman (not part of test: it takes minutes)
+	.venv/bin/molecule reset -s gpu_node
+	.venv/bin/molecule test --report -s gpu_node
 
 e2e: venv ## the whole site on the embedded cluster, up to a completion from a model
 	@# What an interrupted run remembers would have create and prepare skipped.

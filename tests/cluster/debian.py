@@ -18,9 +18,9 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 """Debian asks this program whether a package may start its service."""
 
 
-def wanted() -> list[str]:
-    """The package names of `debian-packages.txt`."""
-    lines = (HERE / "debian-packages.txt").read_text(encoding="utf-8").splitlines()
+def wanted(directory: Path = HERE) -> list[str]:
+    """The package names of the directory's `debian-packages.txt`."""
+    lines = (directory / "debian-packages.txt").read_text(encoding="utf-8").splitlines()
     return [name for line in lines if (name := line.split("#")[0].strip())]
 
 
@@ -39,18 +39,18 @@ def installed_version(package: str) -> str:
     return re.split(r"[-~+]", said)[0]
 
 
-def install(log: Log) -> None:
-    """Install what is missing; nothing is asked of the network when nothing is. Needs root.
+def install(log: Log, directory: Path = HERE) -> None:
+    """Install what of the directory's list is missing; nothing is asked of the network when nothing is. Needs root.
 
     Raises ClusterError when this is not a Debian, or with apt's last lines when it fails.
     """
     if not shutil.which("dpkg-query") or not shutil.which("apt-get"):
-        raise ClusterError("the embedded cluster installs etcd, containerd and more with apt-get; there is none here")
+        raise ClusterError("the tests install etcd, containerd, podman and more with apt-get; there is none here")
     # Two clusters may be started at once, and apt-get does not wait for another one.
     with log.step("Debian packages") as step, lock("debian-packages"):
-        packages = missing(wanted())
+        packages = missing(wanted(directory))
         if not packages:
-            step.cached(f"{len(wanted())} installed")
+            step.cached(f"{len(wanted(directory))} installed")
             return
         step.note(f"installed {' '.join(packages)}")
         with _services_stay_down():

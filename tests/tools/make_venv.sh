@@ -84,19 +84,20 @@ if ! fresh "$venv/.made-from" "$made_from"; then
 fi
 
 pin=$(sed '/^#/d' requirements/collections.txt)
-if ! fresh .collections/.made-from "$pin"; then
+collections=(ansible/posix ansible/utils community/general containers/podman kubernetes/core)
+made_from="$pin ${collections[*]}"
+if ! fresh .collections/.made-from "$made_from"; then
   wheel=$cache/${pin/==/-}-py3-none-any.whl
   if [ ! -f "$wheel" ]; then
     "$venv/bin/python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
       --dest "$cache/partial" "$pin"
     mv "$cache/partial/$(basename "$wheel")" "$wheel"
   fi
-  "$venv/bin/python" - "$wheel" <<'PYTHON'
+  "$venv/bin/python" - "$wheel" "${collections[@]}" <<'PYTHON'
 import shutil, sys, zipfile
 
-names = ("kubernetes/core", "ansible/posix", "ansible/utils", "community/general")
 with zipfile.ZipFile(sys.argv[1]) as wheel:
-    for name in names:
+    for name in sys.argv[2:]:
         prefix = f"ansible_collections/{name}/"
         shutil.rmtree(f".collections/{prefix}", ignore_errors=True)
         # Their own tests are half of the files and nothing here reads them.
@@ -104,5 +105,5 @@ with zipfile.ZipFile(sys.argv[1]) as wheel:
         assert members, f"{name} is not in {sys.argv[1]}"
         wheel.extractall(".collections", members)
 PYTHON
-  echo "$pin" >.collections/.made-from
+  echo "$made_from" >.collections/.made-from
 fi
