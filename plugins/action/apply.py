@@ -28,6 +28,17 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         arguments = self._task.args
         result.update(self._module("apply", {**arguments, "wait_slice": SLICES[0]}, task_vars))
+        return self.follow(result, task_vars)
+
+    def follow(self, result: dict, task_vars: dict | None) -> dict:
+        """Go on after a first call of the module with what it left to do."""
+        arguments = self._task.args
+        while result.get("held_back") and not result.get("failed"):
+            self._wait(result, task_vars)
+            if not result.get("failed"):
+                left = max(1, self._timeout() - int(result["waited"]))
+                again = {**arguments, "wait_slice": SLICES[0], "wait_timeout": left}
+                self._join(result, self._module("apply", again, task_vars))
         if result.get("failed") or not result.get("pending"):
             return result
         self._wait(result, task_vars)
@@ -40,15 +51,20 @@ class ActionModule(ActionBase):
     def _wait(self, result: dict, task_vars: dict | None) -> None:
         """Wait on in slices and show in between what is missing."""
         arguments = self._task.args
-        timeout = int(arguments.get("wait_timeout", 300))
-        progress = Progress(len(result["objects"]), timeout)
+        timeout = self._timeout()
+        awaited = [_reference(item) for item in objects_of(arguments.get("objects") or [])]
+        count = len(result["objects"])
+        if result.get("held_back"):
+            awaited = [item for item in awaited if item["kind"] in arguments["ready_first"]]
+            count = len(awaited)
+        progress = Progress(count, timeout)
         access = {key: value for key, value in arguments.items() if key in ACCESS}
         turn = 0
         while result["pending"]:
             turn += 1
             self._display.display(progress.text(result["pending"], result["waited"]))
             wait = {
-                "objects": [_reference(item) for item in objects_of(arguments.get("objects") or [])],
+                "objects": awaited,
                 "timeout": max(0, timeout - int(result["waited"])),
                 "slice": SLICES[min(turn, len(SLICES) - 1)],
                 "waited": result["waited"],
@@ -58,10 +74,15 @@ class ActionModule(ActionBase):
             if answer.get("failed"):
                 # What was changed before stays said.
                 result.update({key: answer[key] for key in ("failed", "msg", "exception") if key in answer})
+                if result.get("held_back"):
+                    result["msg"] += f"\nNot applied, and as it was until then: {', '.join(result['held_back'])}."
                 if result.get("unwanted"):
                     result["msg"] += f"\nNot asked for any more, and left until then: {', '.join(result['unwanted'])}."
                 return
             result["pending"] = answer["pending"]
+
+    def _timeout(self) -> int:
+        return int(self._task.args.get("wait_timeout", 300))
 
     def _module(self, name: str, arguments: dict[str, Any], task_vars: dict | None) -> dict:
         return self._execute_module(
@@ -72,11 +93,12 @@ class ActionModule(ActionBase):
     def _join(result: dict, rest: dict) -> None:
         """Add to ``result`` what a second call of the module did."""
         news = [entry for entry in rest.get("objects", []) if entry["action"] != "unchanged"]
-        for key in ("failed", "msg", "unwanted"):
+        for key in ("failed", "msg", "unwanted", "pending", "held_back"):
             if key in rest:
                 result[key] = rest[key]
         result["objects"] = result["objects"] + news
         result["diff"] = result.get("diff", []) + rest.get("diff", [])
+        result["waited"] = round(result.get("waited", 0) + rest.get("waited", 0), 1)
         result["changed"] = result["changed"] or rest.get("changed", False)
         for verb, count in rest.get("calls", {}).items():
             result["calls"][verb] = result["calls"].get(verb, 0) + count

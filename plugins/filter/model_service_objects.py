@@ -37,7 +37,7 @@ _value:
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import documents
-from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import model_service, patches
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import model_service, patches, prefetch
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import to_plain
 
 
@@ -48,9 +48,10 @@ def _model_service_objects(resolved: dict, options: dict, as_json: bool = False)
         for model in resolved["models"]
     }
     try:
-        by_model = patches.laid_over(by_model, resolved)
+        patched = patches.laid_over(by_model, resolved)
     except patches.PatchError as error:
         raise AnsibleFilterError(str(error)) from error
+    by_model = {name: prefetch.named_by_content(objects) for name, objects in patched.items()}
     return documents.as_json(by_model) if as_json else by_model
 
 

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -94,10 +94,14 @@ class Apply:
 
     # --- what the module does ---------------------------------------------------------------
 
-    def all(self, objects: list[dict], sources: list[dict] | None = None) -> None:
+    def all(
+        self, objects: list[dict], sources: list[dict] | None = None, ready_first: Sequence[str] = ()
+    ) -> list[dict]:
         """Apply ``objects`` in their order, none of them when one of them cannot be.
 
         :param sources: further objects, of other makers.
+        :param ready_first: kinds whose objects have to be ready before what comes behind them changes.
+        :returns: what was held back until then; call this again when they are ready.
         """
         sources = sources or []
         self._wanted = [self._labelled(item) for item in objects]
@@ -117,7 +121,7 @@ class Apply:
         if self._dry_run:
             self._show_removed()
         if done or self._dry_run:
-            return
+            return []
         # The Lease needs its namespace.
         self._apply([item for item in todo if item["kind"] == "Namespace"])
         with self._lease():
@@ -125,7 +129,23 @@ class Apply:
             self._look(sources + self._wanted)
             self._refuse_foreign()
             self._widen()
-            self._apply([item for item in self._todo(sources) if item["kind"] != "Namespace"])
+            todo = [item for item in self._todo(sources) if item["kind"] != "Namespace"]
+            held_back = self._behind(todo, ready_first)
+            waiting = {name_of(item) for item in held_back}
+            self._apply([item for item in todo if name_of(item) not in waiting])
+        return held_back
+
+    def _behind(self, objects: list[dict], kinds: Sequence[str]) -> list[dict]:
+        """Return what of ``objects`` has to change and comes behind one of ``kinds`` that is not ready yet."""
+        behind: list[dict] = []
+        for group in reversed(in_groups(objects)):
+            if any(item["kind"] in kinds and not self._is_ready(item) for item in group):
+                return behind
+            behind += [item for item in group if not self._is_done(item)]
+        return []
+
+    def _is_ready(self, item: dict) -> bool:
+        return self._is_done(item) and judge(self._seen[name_of(item)]).ready
 
     def _todo(self, sources: list[dict]) -> list[dict]:
         """Return what is to be as it is asked for, what stands for the set included."""
@@ -380,12 +400,12 @@ class Apply:
         live = self._seen.get(name_of(item))
         if not live or live["metadata"].get("deletionTimestamp"):
             return False
-        return item["kind"] == "Namespace" or is_as_asked(item, live)
+        return item["kind"] == "Namespace" or (is_as_asked(item, live) and not _is_spent(live))
 
     def _apply(self, objects: list[dict]) -> None:
         for group in in_groups(objects):
             self._check_lease()
-            self._await_gone(self._leaving(group))
+            self._await_gone(self._leaving(group) + self._remove_spent(group))
             errors = self._apply_group(group)
             if errors:
                 raise ClusterError("\n".join([*dict.fromkeys(map(str, errors)), *self._so_far(len(objects))]))
@@ -460,6 +480,16 @@ class Apply:
         found = [self._seen.get(name_of(item)) for item in group]
         return [live for live in found if live and live["metadata"].get("deletionTimestamp")]
 
+    def _remove_spent(self, group: list[dict]) -> list[dict]:
+        """Delete Jobs of ``group`` that have failed and return them: another try is another Job."""
+        spent = [live for item in group if (live := self._seen.get(name_of(item))) and _is_spent(live)]
+        for live in spent:
+            if self._dry_run:
+                self._seen.pop(name_of(live))
+            else:
+                self._cluster.delete(live, dry_run=False)
+        return [] if self._dry_run else spent
+
     def _await_gone(self, leaving: list[dict]) -> None:
         """Wait until deleted objects are gone, so that what is applied next does not go with them."""
         deadline, left = time.monotonic() + min(_PROMPT, self._params["wait_timeout"]), leaving
@@ -532,6 +562,11 @@ def _key(item: dict) -> tuple:
     """Return what tells an object from all others, whatever version it is written in."""
     metadata = item["metadata"]
     return applyset.group_kind(item), metadata.get("namespace"), metadata["name"]
+
+
+def _is_spent(live: dict) -> bool:
+    """Whether ``live`` is a Job that has failed for good."""
+    return live["kind"] == "Job" and judge(live).final
 
 
 def _narrow(before: dict, now: dict, item: dict) -> tuple[dict, dict]:

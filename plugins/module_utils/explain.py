@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import events as told
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import PROGRESS
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import Trouble, troubles, unscheduled
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.scheduling import quantity, verdict
 
@@ -284,7 +285,7 @@ def why_not_ready(
     elif _meets_quota(events, replica_sets):
         placed = around.list("Pod", namespace)
     found = explain(workload, pods, events, nodes, replica_sets=replica_sets, placed=placed, since=since)
-    lines = list(found.lines)
+    lines = _with_progress(cluster, pods, found.lines)
     for pod, container, previous in found.logs if logs else ():
         tail = cluster.log_tail(namespace, pod, container, previous)
         if tail:
@@ -292,6 +293,25 @@ def why_not_ready(
             lines.append(f"last log lines of pod {pod}, container {container}{run}:")
             lines += [f"  {line}" for line in tail.splitlines()]
     return lines, found.final
+
+
+def _with_progress(cluster: Cluster, pods: Iterable[dict], lines: Iterable[str]) -> list[str]:
+    """Return ``lines`` with the last word of containers that say how far they are, instead of that they run."""
+    result = list(lines)
+    for pod in [pod for pod in pods if _runs_with_progress(pod)][:_LOGS]:
+        name, container = pod["metadata"]["name"], pod["metadata"]["annotations"][PROGRESS]
+        said = cluster.log_tail(pod["metadata"]["namespace"], name, container, False, lines=1)
+        if said:
+            beginning = f"pod {name}, container {container}: "
+            result = [f"pod {name}: {said}", *(line for line in result if not line.startswith(beginning))]
+    return result
+
+
+def _runs_with_progress(pod: dict) -> bool:
+    container = (pod["metadata"].get("annotations") or {}).get(PROGRESS)
+    status = pod.get("status") or {}
+    statuses = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    return any(one["name"] == container and "running" in (one.get("state") or {}) for one in statuses)
 
 
 def _meets_quota(events: Iterable[dict], replica_sets: Iterable[dict]) -> bool:

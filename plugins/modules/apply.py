@@ -81,6 +81,13 @@ options:
     description: Wait until all objects are ready.
     type: bool
     default: false
+  ready_first:
+    description:
+      - Kinds whose objects have to be ready before what comes behind them in the order of kinds is created or
+        changed, for example C(Job) before C(Deployment). Needs O(wait); without it everything is applied at once.
+    type: list
+    elements: str
+    default: []
   wait_timeout:
     description:
       - Longest wait, in seconds.
@@ -152,6 +159,11 @@ pending:
   returned: when O(wait) is true
   type: list
   elements: dict
+held_back:
+  description: Objects that were not applied yet because those of O(ready_first) are not ready.
+  returned: when there are objects
+  type: list
+  elements: str
 unwanted:
   description: Objects that are not asked for any more and are there until all others are ready.
   returned: when there are objects
@@ -197,6 +209,7 @@ ARGUMENTS = {
     "adopt": {"type": "bool", "default": False},
     "wait": {"type": "bool", "default": False},
     "wait_timeout": {"type": "int", "default": 300},
+    "ready_first": {"type": "list", "elements": "str", "default": []},
     "only_prune": {"type": "bool", "default": False},
     "wait_slice": {"type": "int"},
 }
@@ -232,14 +245,17 @@ def run(module, result: dict) -> None:
         if params["only_prune"]:
             apply.prune(objects)
             return
-        apply.all(objects, sources)
+        kinds = params["ready_first"] if params["wait"] else []
+        held_back = apply.all(objects, sources, kinds)
         unwanted = apply.unwanted()
+        result["held_back"] = [name_of(item) for item in held_back]
         if params["wait"] and not module.check_mode:
             start = time.monotonic()
-            pending = wait(cluster, objects, params["wait_timeout"], params["wait_slice"])
+            awaited = [item for item in objects if item["kind"] in kinds] if held_back else objects
+            pending = wait(cluster, awaited, params["wait_timeout"], params["wait_slice"])
             result["pending"] = [asdict(entry) for entry in pending]
             result["waited"] = round(time.monotonic() - start, 1)
-        if unwanted and not module.check_mode and not result.get("pending"):
+        if unwanted and not module.check_mode and not result.get("pending") and not held_back:
             apply.prune()
             unwanted = []
         result["unwanted"] = [] if module.check_mode else [name_of(live) for live in unwanted]

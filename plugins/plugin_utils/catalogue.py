@@ -91,6 +91,8 @@ _PROFILE = _dict(
     env=_FREE,
     pod_ip_env=_OPTIONAL_TEXT,
     cache_path=_TEXT,
+    # Of an image that has huggingface_hub.
+    python={"type": "list", "elements": "str"},
     shm_size=_TEXT,
     ports=_dict(engine=_NUMBER, behind_proxy=_NUMBER),
     startup_seconds=_NUMBER,

@@ -9,12 +9,12 @@ from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import LEADER_WORKER_SET
 
-from . import lora, multi_node, network_policies, precise_prefix, routing_proxy, weights
-from .arguments import text
+from . import lora, multi_node, network_policies, precise_prefix, prefetch, routing_proxy, weights
 from .objects import (
     POD_ROLE_LABEL,
     SERVING_LABEL,
     Object,
+    env_entries,
     labels,
     make,
     model_labels,
@@ -34,10 +34,10 @@ def compose(stack: str, namespace: str, model: Mapping[str, Any], options: Mappi
     """Return the objects that serve one resolved ``model``.
 
     :param options: ``hf_token_secret`` (dict with ``name`` and ``key``, or empty), ``pod_monitor``
-        (bool: the cluster knows that kind), ``network_policies`` (bool) and what
-        :func:`network_policies.compose` reads.
+        (bool: the cluster knows that kind), ``network_policies`` (bool),
+        ``prefetch_script`` (str) and what :func:`network_policies.compose` reads.
     """
-    objects = []
+    objects = prefetch.objects(stack, ROLE, namespace, model, _token(model, options), options["prefetch_script"])
     for pods in workloads_of(model):
         objects += routing_proxy.objects(stack, ROLE, COMPONENT, namespace, pods)
         objects.append(_WORKLOADS[workload_kind(pods)](stack, namespace, pods, options))
@@ -218,11 +218,7 @@ def _env(model: Mapping, options: Mapping) -> list[dict[str, Any]]:
         {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         *([{"name": model["pod_ip_env"], "value": "$(POD_IP)"}] if model["pod_ip_env"] else []),
     ]
-    for name, value in model["env"].items():
-        if value is None:
-            continue
-        source = {"valueFrom": value} if isinstance(value, Mapping) else {"value": text(value)}
-        entries.append({"name": name, **source})
+    entries += env_entries(model["env"])
     key = model["api_key"]
     if key:
         entries.append({"name": key["env"], "valueFrom": {"secretKeyRef": {"name": key["secret"], "key": key["key"]}}})

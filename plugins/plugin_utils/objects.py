@@ -18,6 +18,8 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     STACK_LABEL,
 )
 
+from .arguments import text
+
 Object = dict[str, Any]
 
 #: Labels of ours that no upstream component reads.
@@ -77,6 +79,15 @@ def make(
         metadata["namespace"] = namespace
     metadata["labels"] = dict(object_labels)
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **content}
+
+
+def env_entries(env: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a container's environment: a value is text, or a dict as under ``valueFrom``; None takes it away."""
+    return [
+        {"name": name, **({"valueFrom": value} if isinstance(value, Mapping) else {"value": text(value)})}
+        for name, value in env.items()
+        if value is not None
+    ]
 
 
 def digest(value: Any) -> str:

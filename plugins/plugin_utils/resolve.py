@@ -26,6 +26,7 @@ from . import (
     own_engines,
     patches,
     precise_prefix,
+    prefetch,
     profiles,
     routing_proxy,
     schema,
@@ -445,6 +446,7 @@ def _pods(
     pods["args"] = model.get("args") or _arguments({**model, **pods}, where, facts, drain, extra, findings)
     pods["env"] = {**facts["env"], **(weights.hub_env(settings) if lora.from_hub(model) else {}), **model["env"]}
     weights.check_cache(model, where, settings, findings)
+    pods["prefetch"] = prefetch.resolve({**model, **pods}, where, facts, settings["hf_offline"], findings)
     pods["probes"] = _probes(model, facts, facts["probes"], model["probes"])
     of_worker = (facts.get("multi_node") or {}).get("worker", {}).get("probes", {})
     pods["worker"] = multi_node.worker(pods, facts, _probes(model, facts, of_worker, {}))

@@ -74,18 +74,23 @@ def hub_env(settings: Mapping[str, Any]) -> dict[str, str]:
     return {name: value for name, value in env.items() if value}
 
 
+def lasting(cache: Mapping[str, Any]) -> list[str]:
+    """Return which keys of ``cache`` name a volume that outlives its pod."""
+    return [name for name in _LASTING if cache.get(name)]
+
+
 def check_cache(pods: Mapping[str, Any], where: str, settings: Mapping[str, Any], findings: list[Finding]) -> None:
     """Append where the cache of a kind of pods contradicts itself or the rest, with both places."""
     cache, place = pods["cache"], f"{where}.cache"
-    lasting = [name for name in _LASTING if cache.get(name)]
-    if len(lasting) > 1:
+    kept = lasting(cache)
+    if len(kept) > 1:
         problem = f"{cache['claim']!r}, but {place}.host_path is {cache['host_path']!r}."
         findings.append(Finding(RULE, f"{place}.claim", problem, "One volume keeps the cache: leave one of them out."))
-    if lasting and cache.get("size"):
-        problem = f"{cache['size']!r}, but {place}.{lasting[0]} is {cache[lasting[0]]!r}."
+    if kept and cache.get("size"):
+        problem = f"{cache['size']!r}, but {place}.{kept[0]} is {cache[kept[0]]!r}."
         remedy = "It limits the emptyDir that is used without the other two: leave one of them out."
         findings.append(Finding(RULE, f"{place}.size", problem, remedy))
-    if settings["hf_offline"] and scheme_of(pods["source"]) == HUB and not lasting:
+    if settings["hf_offline"] and scheme_of(pods["source"]) == HUB and not kept:
         problem = f"true, but {where}.source is {pods['source']!r}, and {place} is an emptyDir that starts empty."
         remedy = "Name a claim or a host_path that has the weights, or use pvc://, host:// or oci://."
         findings.append(Finding(RULE, "llm_d_hf_offline", problem, remedy))

@@ -37,7 +37,9 @@ def _options(role: str) -> dict[str, Any]:
 
 GAIE_OPTIONS = _options("gaie")
 GATEWAY_OPTIONS = _options("istio_gateway")
-MODEL_OPTIONS = {**_options("model_service"), "hf_token_secret": {}, "pod_monitor": False}
+#: In the place of the script that fills caches, which is long.
+SCRIPT = "# roles/model_service/files/prefetch.py\n"
+MODEL_OPTIONS = {**_options("model_service"), "hf_token_secret": {}, "pod_monitor": False, "prefetch_script": SCRIPT}
 
 
 def load(*path: str) -> Any:

@@ -491,3 +491,46 @@ def test_a_stack_that_has_moved_to_another_namespace() -> None:
         "uninstall with llm_d_namespace=earlier."
     )
     assert run(FakeCluster(NAMESPACE), item(), dry_run=True, **role).warnings == []
+
+
+FINISHED = {"conditions": [{"type": "Complete", "status": "True"}]}
+FAILED = {"conditions": [{"type": "Failed", "status": "True", "reason": "PodFailurePolicy", "message": "exit code 78"}]}
+JOB = item("Job", spec={})
+
+
+def held_back(cluster: FakeCluster, *objects: dict[str, Any], dry_run: bool = False) -> list[str]:
+    apply = Apply(cluster, PARAMS, dry_run)
+    return [held["kind"] for held in apply.all(list(objects), ready_first=["Job"])]
+
+
+def test_what_comes_behind_a_job_waits_for_it() -> None:
+    objects = [item("Deployment"), JOB, item("ConfigMap"), NAMESPACE]
+    cluster = FakeCluster(as_asked=True)
+    # Nothing is waited for where nothing is changed.
+    assert held_back(cluster, *objects, dry_run=True) == []
+    assert held_back(cluster, *objects) == ["Deployment"]
+    assert ("Deployment", "a") not in cluster.live
+    assert held_back(cluster, *objects) == ["Deployment"]
+    cluster.live["Job", "a"]["status"] = FINISHED
+    assert held_back(cluster, *objects) == []
+    assert ("Deployment", "a") in cluster.live
+
+
+def test_what_need_not_change_is_not_held_back() -> None:
+    objects = [NAMESPACE, JOB, item("Deployment"), item("HTTPRoute")]
+    cluster = FakeCluster(as_asked=True)
+    run(cluster, *objects)
+    assert held_back(cluster, *objects) == []
+    changed = [NAMESPACE, item("Job", "new", spec={}), item("Deployment"), item("HTTPRoute", spec={"x": 1})]
+    assert held_back(cluster, *changed) == ["HTTPRoute"]
+
+
+def test_a_job_that_failed_is_made_anew() -> None:
+    cluster = FakeCluster(as_asked=True)
+    run(cluster, NAMESPACE, JOB)
+    assert actions(run(cluster, NAMESPACE, JOB))[1] == ("Job llm-d/a", "unchanged", True)
+    cluster.live["Job", "a"]["status"] = FAILED
+    assert actions(run(cluster, NAMESPACE, JOB, dry_run=True))[1] == ("Job llm-d/a", "created", True)
+    assert cluster.live["Job", "a"]["status"] == FAILED
+    assert held_back(cluster, NAMESPACE, JOB, item("Deployment")) == ["Deployment"]
+    assert cluster.live["Job", "a"]["status"] == {}

@@ -381,8 +381,11 @@ class Told(Cluster):
             raise ClusterError("No permission")
         return self._shown[kind]
 
-    def log_tail(self, namespace: str, pod: str, container: str, previous: bool) -> str:
-        assert (namespace, container) == ("llm-d", "model-server")
+    def log_tail(self, namespace: str, pod: str, container: str, previous: bool, lines: int = 12) -> str:
+        assert namespace == "llm-d"
+        if (container, lines) == ("prefetch", 1):
+            return "" if pod == "silent" else f"{pod} has 31 of 65 GB"
+        assert container == "model-server"
         return f"log of {pod}\nno such model" if previous else ""
 
 
@@ -431,6 +434,22 @@ def test_the_last_log_lines_follow() -> None:
     assert why_not_ready(Told([crashing()], []), workload()) == ([CRASH, *said], True)
     assert why_not_ready(Told([crashing()], []), workload(), logs=False) == ([CRASH], True)
     assert len(why_not_ready(Told([running()], []), workload())[0]) == 1
+
+
+def test_how_far_a_pod_is_stands_in_for_that_it_runs() -> None:
+    marked = {"annotations": {"multi-engine.llm-d.ai/progress": "prefetch"}}
+    spec = {"initContainers": [{"name": "prefetch"}]}
+    busy = {"phase": "Pending", "initContainerStatuses": [state("prefetch", running={"startedAt": MIDNIGHT})]}
+    over = {"phase": "Running", "initContainerStatuses": [state("prefetch", terminated={"exitCode": 0})]}
+    first, silent = (pod(name, status=busy, spec=spec, **marked) for name in ("first", "silent"))
+    lines, final = why_not_ready(
+        Told([first, pod("over", status=over, spec=spec, **marked)], []), workload(), logs=False
+    )
+    assert (lines, final) == (["pod first: first has 31 of 65 GB"], False)
+    (line,) = why_not_ready(Told([silent], []), workload(), logs=False)[0]
+    assert line.startswith("pod silent, container prefetch: the pod waits for it to end; it runs")
+    (line,) = why_not_ready(Told([pod("plain", status=busy, spec=spec)], []), workload(), logs=False)[0]
+    assert line.startswith("pod plain, container prefetch: ")
 
 
 def test_a_change_that_is_not_observed_yet_says_nothing() -> None:

@@ -164,4 +164,6 @@ def test_objects_refer_to_each_other(case: str) -> None:
             ports = [port[key] for one in (container, *sidecars) for port in one.get("ports", [])]
             assert len(set(ports)) == len(ports)
         assert mounts == {volume["name"] for volume in template["spec"]["volumes"]}
-        assert len({entry["name"] for entry in container["env"]}) == len(container["env"])
+        for one in (container, *sidecars):
+            names = [entry["name"] for entry in one.get("env", [])]
+            assert len(set(names)) == len(names)

@@ -401,7 +401,7 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "mistyped key in a dict",
         {"cache": {"claims": "x"}},
         {},
-        f"{WHERE}.cache.claims: unknown key. Did you mean 'claim'? Allowed: claim, host_path, size.",
+        f"{WHERE}.cache.claims: unknown key. Did you mean 'claim'? Allowed: claim, host_path, prefetch, size, weights_size.",
     ),
     (
         "mistyped key of a probe",

@@ -59,6 +59,11 @@ def test_an_image_with_weights_is_mirrored_and_listed() -> None:
         ({}, {"hf_endpoint": "https://hf.example.com/hub"}, {"HF_ENDPOINT": "https://hf.example.com/hub"}),
         (ON_NODE, {"hf_offline": "true"}, {"HF_HUB_OFFLINE": "1"}),
         ({"source": "pvc://a"}, {"hf_endpoint": "https://hf.example.com", "hf_offline": True}, {}),
+        (
+            {"source": "pvc://a", "lora_adapters": [{"name": "x", "source": "hf://a/b"}]},
+            {"hf_endpoint": "https://hf.example.com"},
+            {"HF_ENDPOINT": "https://hf.example.com"},
+        ),
         # What a model says of itself goes before.
         ({"env": {"HF_ENDPOINT": "http://own"}}, {"hf_endpoint": "https://other"}, {"HF_ENDPOINT": "http://own"}),
         ({"env": {"HF_ENDPOINT": None}}, {"hf_endpoint": "https://other"}, {}),
