@@ -136,6 +136,7 @@ import http.client
 import json
 import time
 
+from ansible.module_utils.common.parameters import remove_values
 from ansible.module_utils.urls import open_url
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
@@ -200,14 +201,15 @@ def main() -> None:
     module = AnsibleK8SModule(argument_spec={**AUTH_ARG_SPEC, **ARGUMENTS}, supports_check_mode=True)
     if module.check_mode:
         module.exit_json(changed=False, answers=[])
+    keys: dict[str, str] = {}
     try:
         cluster = Cluster(module)
         keys = read_keys(cluster, module.params)
-        # Whatever an answer says.
-        module.no_log_values.update(keys.values())
-        module.exit_json(changed=False, answers=run(cluster, module.params, keys))
+        answers = run(cluster, module.params, keys)
     except ClusterError as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=remove_values(str(error), keys.values()))
+    # Whatever an answer says.
+    module.exit_json(changed=False, answers=remove_values(answers, keys.values()))
 
 
 def read_keys(cluster: Cluster, params: dict) -> dict[str, str]:

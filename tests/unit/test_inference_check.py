@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from unittest import mock
 
 import pytest
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import ClusterError
@@ -387,3 +388,25 @@ def test_an_engine_that_wants_a_key_is_no_broken_hop() -> None:
 @pytest.mark.parametrize(("left", "seconds"), [(500, 120), (30, 30), (0, 1), (-5, 1)])
 def test_an_answer_takes_no_longer_than_the_deadline_allows(left: float, seconds: float) -> None:
     assert time_left(time.monotonic() + left) == pytest.approx(seconds, abs=0.5)
+
+
+@pytest.mark.parametrize(("fails", "method"), [(False, "exit_json"), (True, "fail_json")])
+def test_no_output_shows_a_key(monkeypatch: pytest.MonkeyPatch, fails: bool, method: str) -> None:
+    """The module has what kubernetes.core's class has and no more, which is less than AnsibleModule has."""
+    module = mock.create_autospec(inference_check.AnsibleK8SModule, instance=True, check_mode=False, params={})
+    module.exit_json.side_effect = module.fail_json.side_effect = SystemExit
+    monkeypatch.setattr(inference_check, "AnsibleK8SModule", lambda **_spec: module)
+    monkeypatch.setattr(inference_check, "Cluster", lambda _module: None)
+    monkeypatch.setattr(inference_check, "read_keys", lambda *_args: {"qwen": "s3cret"})
+
+    def run(*_args: Any) -> list[dict[str, Any]]:
+        if fails:
+            raise ClusterError("engine: it says s3cret")
+        return [{"model": "qwen", "text": "it says s3cret", "tokens": 8}]
+
+    monkeypatch.setattr(inference_check, "run", run)
+    with pytest.raises(SystemExit):
+        inference_check.main()
+    said = str(getattr(module, method).call_args)
+    assert "it says" in said
+    assert "s3cret" not in said
