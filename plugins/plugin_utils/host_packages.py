@@ -18,6 +18,8 @@ from .versions import matches, parse
 
 Facts = Mapping[str, Any]
 _DRIVER_VERSION = re.compile(r"^\d{3}\.\d+(\.\d+)?$")
+#: What leaves a part out.
+_SWITCHES = {"driver": "gpu_node_driver: existing", "toolkit": "gpu_node_toolkit: false"}
 _FINGERPRINT = re.compile(r"^[0-9A-F]{40}$")
 
 
@@ -36,7 +38,7 @@ def host_plan(facts: Facts, host: str, settings: Mapping, driver: Mapping, toolk
 
     :param settings: ``root``, ``memlock``, and ``driver`` and ``toolkit`` (None where it is not installed).
     """
-    findings = _settings(settings)
+    findings = [*_settings(settings), *_vendors(facts, settings, host)]
     plans: dict[str, Any] = {"driver": None, "toolkit": None}
     if settings["driver"]:
         plans["driver"] = plan_driver(facts, settings["driver"], driver, host)
@@ -178,6 +180,17 @@ def _settings(settings: Mapping) -> list[Finding]:
         remedy = "Write infinity, a number of bytes (64G), or nothing to leave it."
         findings.append(Finding("memlock", "gpu_node_memlock", problem, remedy))
     return findings
+
+
+def _vendors(facts: Facts, settings: Mapping, host: str) -> list[Finding]:
+    """Only NVIDIA's packages are known; a host whose GPUs are not seen yet may have some."""
+    vendors = sorted({card["vendor"] for card in facts["gpus"]})
+    wanted = [variable for name, variable in _SWITCHES.items() if settings[name]]
+    if not vendors or "nvidia" in vendors or not wanted:
+        return []
+    problem = f"its GPUs are of {listing(vendors)}, and only packages for NVIDIA's are known."
+    remedy = f"Set {' and '.join(wanted)} for this host."
+    return [Finding("gpu-vendor", f"{host} (GPUs)", problem, remedy)]
 
 
 def _branch(settings: Mapping, knowledge: Mapping, host: str) -> list[Finding]:

@@ -232,6 +232,19 @@ def test_only_what_is_asked_for() -> None:
     assert whole(driver=None, toolkit=None) == {"driver": None, "toolkit": None, "findings": []}
 
 
+def test_gpus_of_another_vendor_get_nothing_of_nvidia() -> None:
+    facts = host(gpus=[{"vendor": "amd"}])
+    base = {"root": "/", "memlock": "infinity"}
+
+    def found(**settings: Any) -> list[str]:
+        return host_packages.host_plan(facts, "gpu-1", {**base, **settings}, DRIVER, TOOLKIT)["findings"]
+
+    (text,) = found(driver=SETTINGS, toolkit=TOOLKIT_SETTINGS)
+    assert text.startswith("gpu-1 (GPUs): its GPUs are of amd, and only packages for NVIDIA's are known.")
+    assert text.endswith("Set gpu_node_driver: existing and gpu_node_toolkit: false for this host.")
+    assert found(driver=None, toolkit=None) == []
+
+
 @pytest.mark.parametrize(
     ("changed", "reasons"),
     [

@@ -58,6 +58,24 @@ def test_a_driver_without_its_fabric_manager_is_refused(gpu_host) -> None:
     assert "equal to the last digit" in run.message
 
 
+def test_a_module_that_was_not_built_is_told(gpu_host) -> None:
+    listed = gpu_host.run("ls /lib/modules/*/modules.dep").strip()
+    before = gpu_host.run(f"cat {listed}")
+    assert "nvidia.ko" in before
+    gpu_host.write(listed, "")
+    try:
+        run = gpu_host.playbook("--tags", "gpu_node_driver", gpu_node_gate=False)
+        assert run.rc != 0
+        assert (
+            f"Driver {gpu_host.versions()['nvidia-driver-cuda'].removesuffix('-1')} is installed, and for kernel "
+            in run.message
+        )
+        assert "there is no module" in run.message
+        assert "dkms status" in run.message
+    finally:
+        gpu_host.write(listed, before)
+
+
 @pytest.mark.usefixtures("unchanged")
 def test_a_configuration_that_containerd_does_not_read_is_left_alone(gpu_host) -> None:
     before = gpu_host.run(f"cat {CONFIG}")
