@@ -74,6 +74,8 @@ def serving(hub: Hub, address: str = "127.0.0.1") -> Iterator[Hub]:
                 self._answer(200, json.dumps([self._entry(name) for name in hub.files]).encode())
             elif found := re.fullmatch(rf"/{REPOSITORY}/resolve/\w+/(.+)", path):
                 self._file(found[1])
+            elif f"/{REPOSITORY}/" in path:
+                self._answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
             else:
                 self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
@@ -85,6 +87,9 @@ def serving(hub: Hub, address: str = "127.0.0.1") -> Iterator[Hub]:
             return entry
 
         def _file(self, name: str) -> None:
+            if name not in hub.files:
+                self._answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+                return
             content, about, asked = hub.files[name], hub.about(name), self.headers.get("Range")
             hub.requests.append((self.command, name, asked))
             tag = about["lfs"]["sha256"] if "lfs" in about else about["blobId"]

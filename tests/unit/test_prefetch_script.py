@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.llm_d.multi_engine.tests.unit.hub import COMMIT, REPOSITORY, Hub, serving
+from ansible_collections.llm_d.multi_engine.tests.unit.hub import COMMIT, LARGE, REPOSITORY, Hub, serving
 from ansible_collections.llm_d.multi_engine.tests.unit.shipped import ROOT
 
 SCRIPT = ROOT / "roles/model_service/files/prefetch.py"
 #: What the library writes at once.
 CHUNK = 10 * 1024 * 1024
 WEIGHTS = os.urandom(CHUNK + CHUNK // 2)
+SMALL = WEIGHTS[:LARGE]
 HOPELESS = 78
 TOKEN = "hf_notForAnybodysEyes"
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    with serving(Hub(config__json=b"{}", model__safetensors=WEIGHTS, pytorch_model__bin=b"x")) as one:
+    with serving(Hub(config__json=b"{}", model__safetensors=SMALL, pytorch_model__bin=b"x")) as one:
         yield one
 
 
@@ -77,6 +78,7 @@ def until(condition: Any) -> None:
 
 
 def test_a_download_that_was_killed_goes_on_where_it_was(hub: Hub, cache: Cache) -> None:
+    hub.files["model.safetensors"] = WEIGHTS
     hub.stall = CHUNK + 1000
     killed = cache.start()
     until(lambda: cache.parts() == [CHUNK])
@@ -91,22 +93,19 @@ def test_a_download_that_was_killed_goes_on_where_it_was(hub: Hub, cache: Cache)
     assert cache.parts() == []
 
 
-def test_what_is_there_is_not_fetched_again(hub: Hub, cache: Cache) -> None:
+def test_what_is_there_is_not_fetched_again_and_found_offline(hub: Hub, cache: Cache) -> None:
+    place = "--place=claim weights"
     assert cache.run("--revision=main")[0] == 0
     hub.requests.clear()
     status, said = cache.run("--revision=main")
     assert (status, hub.ranges("model.safetensors"), hub.ranges("config.json")) == (0, [], [])
     assert "0 B of it missing" in said
+    assert cache.run(place, HF_HUB_OFFLINE="1") == (0, "birds/finch is in claim weights\n")
     # The same weights in another format were left out.
     assert sorted(path.name for path in (cache.path / "snapshots" / COMMIT).iterdir()) == [
         "config.json",
         "model.safetensors",
     ]
-
-
-def test_engines_find_it_offline(cache: Cache) -> None:
-    assert cache.run(place := "--place=claim weights")[0] == 0
-    assert cache.run(place, HF_HUB_OFFLINE="1") == (0, "birds/finch is in claim weights\n")
 
 
 def test_offline_without_the_weights(hub: Hub, cache: Cache) -> None:
@@ -134,6 +133,7 @@ def test_sizes_that_nobody_tells(hub: Hub, cache: Cache) -> None:
 
 
 def test_progress(hub: Hub, cache: Cache) -> None:
+    hub.files["model.safetensors"] = WEIGHTS
     hub.stall = CHUNK + 1000
     process = cache.start()
     assert process.stdout
@@ -178,13 +178,13 @@ def test_the_token_reaches_the_hub_and_no_output(hub: Hub, cache: Cache) -> None
 
 
 def test_what_arrived_damaged_is_fetched_anew(hub: Hub, cache: Cache) -> None:
-    hub.wrong = bytes(len(WEIGHTS))
+    hub.wrong = bytes(len(SMALL))
     status, said = cache.run()
     assert status == 1
     assert "failed, the next try goes on from here: OSError: model.safetensors is not what the Hub says it is" in said
     hub.wrong = None
     assert cache.run()[0] == 0
-    assert cache.weights() == WEIGHTS
+    assert cache.weights() == SMALL
 
 
 def test_a_hub_that_does_not_answer_is_tried_again(hub: Hub, cache: Cache) -> None:
