@@ -163,6 +163,8 @@ _PROFILE = _dict(
     resource=_OPTIONAL_TEXT,
     # Of its devices, as hosts know it. Default is the accelerator's name.
     vendor=_OPTIONAL_TEXT,
+    # Whether a model may ask for devices all the same.
+    ignores_gpus={"type": "bool"},
 )
 
 _BUNDLE = _dict(version=_TEXT, manifest=_TEXT, bundle_annotation=_TEXT, crds=_TEXTS)

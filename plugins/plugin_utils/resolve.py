@@ -554,7 +554,7 @@ def _picker_config(release: Any) -> Mapping[str, Any]:
 def _devices(entry: Mapping, where: str, accelerator: str, facts: Mapping, findings: list[Finding]) -> dict[str, int]:
     resource = facts.get("resource")
     if not resource:
-        if entry.get("gpus"):
+        if entry.get("gpus") and not facts.get("ignores_gpus"):
             problem = f"accelerator {accelerator!r} has no devices."
             findings.append(Finding("gpus", f"{where}.gpus", problem, "Remove it, or choose another accelerator."))
         if multi_node.is_several(entry):

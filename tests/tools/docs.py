@@ -215,8 +215,10 @@ def matrix() -> str:
         for engine, profile in sorted(catalogue("engines").items()):
             pinned = data["engines"].get(engine, {"versions": profile["versions"]})
             note = f"`{pinned['versions']}`" + ("" if "default" in pinned else ", to be named")
-            ways = [", ".join(f"`{way}`" for way in ways) for ways in picker["config"].values()]
-            lacks = [f"no `{what}`: {why}" for what, why in picker["lacks"].items()]
+            # Engines that tell nobody what is in their caches.
+            never = {} if profile["kv_events"] else {"precise-prefix": "the engine publishes no KV events"}
+            ways = [", ".join(f"`{way}`" for way in ways if way not in never) for ways in picker["config"].values()]
+            lacks = [f"no `{what}`: {why}" for what, why in {**never, **picker["lacks"]}.items()]
             rows.append([f"`{name}`", f"`{engine}`", note, *(way or "no" for way in ways), "; ".join(lacks)])
     return table(["release", "engine", "versions", "aggregated", "disaggregated", "not"], rows)
 

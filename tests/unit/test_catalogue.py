@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import gaie, gateway, model_service
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import gaie, gateway, model_service, precise_prefix
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.catalogue import check_profile, check_release
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.placeholders import fill
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.versions import is_version, matches, parse
@@ -43,6 +43,7 @@ COMBINATIONS = [
     for accelerator in ENGINES[engine]["accelerators"]
     for topology, configs in RELEASES[release]["endpoint_picker"]["config"].items()
     for routing in configs
+    if routing != precise_prefix.ROUTING or ENGINES[engine]["kv_events"]
 ]
 
 

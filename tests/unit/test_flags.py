@@ -87,7 +87,7 @@ def test_rendered_flags_exist(engine: str, version: str, accelerator: str) -> No
     assert faults(engine, version, arguments(engine, version, accelerator)) == []
 
 
-@pytest.mark.parametrize(("engine", "version"), VERSIONS)
+@pytest.mark.parametrize(("engine", "version"), [item for item in VERSIONS if PROFILES[item[0]]["multi_node"]])
 def test_flags_over_several_nodes_exist(engine: str, version: str) -> None:
     model = {"engine": engine, "engine_version": version, "gpus": 8, "nodes": 2}
     pods = one(model, overrides=["engine-version-release"])
@@ -96,7 +96,7 @@ def test_flags_over_several_nodes_exist(engine: str, version: str) -> None:
         assert faults(engine, version, rendered) == []
 
 
-@pytest.mark.parametrize(("engine", "version"), VERSIONS)
+@pytest.mark.parametrize(("engine", "version"), [item for item in VERSIONS if PROFILES[item[0]]["kv_events"]])
 def test_flags_of_kv_events_exist(engine: str, version: str) -> None:
     model = {"engine": engine, "engine_version": version, "routing": "precise-prefix"}
     rules = ["engine-version-release", "kv-events-router-0.11"]

@@ -318,6 +318,6 @@ def test_a_patch_of_a_model_does_not_find_others() -> None:
 def test_targets_are_looked_for_only_when_the_models_are_right() -> None:
     patch = {"target": {"kind": "Deployment", "name": "nobody"}, "merge": {}}
     assert findings({"engine": "sglan"}, patches=[patch]) == [
-        "llm_d_models[0] (qwen).engine: unknown engine 'sglan'. Did you mean 'sglang'? Known engines: sglang, vllm.",
+        "llm_d_models[0] (qwen).engine: unknown engine 'sglan'. Did you mean 'sglang'? Known engines: sglang, simulator, vllm.",
     ]
     assert findings(patches=[patch]) == []

@@ -219,7 +219,7 @@ def test_defaults_of_all_models() -> None:
     assert all("--dtype=bfloat16" in model["args"] for model in models)
 
 
-ENGINES = "Known engines: sglang, vllm."
+ENGINES = "Known engines: sglang, simulator, vllm."
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     # name of the case, model, settings, the finding
     (

@@ -31,7 +31,11 @@ REFUSED = {
     "key": ["llm_d_models[6] (mistyped).context_lenght: unknown key.", "Did you mean 'context_length'?", "Allowed: "],
     "topology": ["llm_d_models[7] (layout).topology: 'disagregated' is not allowed.", "Allowed: aggregated"],
     "accelerator": ["llm_d_models[8] (card).accelerator: unknown accelerator 'nvida'.", "Did you mean 'nvidia'?"],
-    "engine": ["llm_d_models[9] (engine).engine: unknown engine 'sglnag'.", "Did you mean 'sglang'?", "sglang, vllm"],
+    "engine": [
+        "llm_d_models[9] (engine).engine: unknown engine 'sglnag'.",
+        "Did you mean 'sglang'?",
+        "sglang, simulator, vllm",
+    ],
 }
 
 
@@ -69,7 +73,10 @@ def test_all_of_it_is_told_at_once(refused: list[str]) -> None:
 def test_of_an_engine(ansible) -> None:
     message = ansible("site", options="-e inference_engine=sglong").message
     assert "nothing was changed" in message
-    assert "inference_engine: unknown engine 'sglong'. Did you mean 'sglang'? Known engines: sglang, vllm." in message
+    assert (
+        "inference_engine: unknown engine 'sglong'. Did you mean 'sglang'? Known engines: sglang, simulator, vllm."
+        in message
+    )
 
 
 def test_of_the_stack(ansible) -> None:
