@@ -37,7 +37,7 @@ _value:
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import documents
-from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import gaie, patches
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import body_router, gaie, patches
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import to_plain
 
 
@@ -51,6 +51,10 @@ def _gaie_objects(resolved: dict, options: dict, as_json: bool = False) -> dict 
         by_model = gaie.stamped(by_model, patches.laid_over(by_model, resolved))
     except patches.PatchError as error:
         raise AnsibleFilterError(str(error)) from error
+    if resolved["body_routing"]:
+        place = resolved["stack"], gaie.ROLE, resolved["namespace"]
+        router = resolved["release"]["body_router"]
+        by_model[body_router.FILE] = body_router.compose(*place, resolved["models"], router, options)
     return documents.as_json(by_model) if as_json else by_model
 
 

@@ -63,6 +63,10 @@ options:
       port: {description: Port of the model server., type: int, required: true}
       path: {description: Path prefix that routes to it., type: str, default: ""}
       headers: {description: Headers that route to it., type: dict, default: {}}
+      by_body:
+        description: Whether requests with a body are routed by it, and are sent without O(models[].headers).
+        type: bool
+        default: false
       adapters:
         description: Names of its LoRA adapters, which are asked for a completion, too.
         type: list
@@ -170,6 +174,7 @@ ARGUMENTS = {
             "port": {"type": "int", "required": True},
             "path": {"type": "str", "default": ""},
             "headers": {"type": "dict", "default": {}},
+            "by_body": {"type": "bool", "default": False},
             "adapters": {"type": "list", "elements": "str", "default": []},
             # Only where it lies.
             "api_key": {
@@ -323,10 +328,11 @@ class Answer:
             raise Unanswered(f"the answer is not a JSON object: {data[:200]!r}")
 
 
-def headers_for(model: dict, key: str = "") -> dict:
+def headers_for(model: dict, key: str = "", body: dict | None = None) -> dict:
     """Return the headers of a request to ``model``."""
     own = {"Authorization": f"Bearer {key}"} if key else {}
-    return {"Accept": "application/json", "Content-Type": "application/json", **model["headers"], **own}
+    routing = {} if body and model.get("by_body") else model["headers"]
+    return {"Accept": "application/json", "Content-Type": "application/json", **routing, **own}
 
 
 class Direct:
@@ -344,7 +350,7 @@ class Direct:
                 url,
                 method=method.upper(),
                 data=json.dumps(body) if body else None,
-                headers=headers_for(model, self._key),
+                headers=headers_for(model, self._key, body),
                 validate_certs=self._certs,
                 timeout=time_left(self._deadline),
             )
@@ -366,7 +372,7 @@ class ThroughApiServer:
     def request(self, method: str, model: dict, path: str, body: dict | None = None) -> Answer:
         """Return the answer to a request that routes to ``model``."""
         status, headers, data = self._cluster.proxy(
-            method, f"{self._base}{model['path']}{path}", headers_for(model), body, time_left(self._deadline)
+            method, f"{self._base}{model['path']}{path}", headers_for(model, body=body), body, time_left(self._deadline)
         )
         if status != 200:
             said = data.decode(errors="replace").strip()[:500]
@@ -393,7 +399,7 @@ class Forwarded:
         try:
             connection.sock = self._cluster.forwarded(self._namespace, pod, port)
             connection.sock.settimeout(time_left(self._deadline))
-            headers = {**headers_for(model, self._key), "Connection": "close"}
+            headers = {**headers_for(model, self._key, body), "Connection": "close"}
             connection.request(method.upper(), f"{model['path']}{path}", json.dumps(body) if body else None, headers)
             response = connection.getresponse()
             data = response.read()

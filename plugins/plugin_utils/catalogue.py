@@ -212,6 +212,20 @@ _RELEASE = _dict(
     ),
     # What models over several nodes need in the cluster.
     leader_worker_set=_dict(versions=_TEXT, chart=_TEXT, crd=_TEXT),
+    # Of a release that has none, there is nothing.
+    body_router={
+        "type": "dict",
+        "options": {
+            "image": _TEXT,
+            "arguments": _TEXTS,
+            "ports": _dict(ext_proc=_NUMBER, health=_NUMBER),
+            "header": _TEXT,
+            "names_label": _FREE,
+            "rules": {"type": "list", "elements": "dict", "required": True},
+            "replicas": _NUMBER,
+            "resources": _FREE,
+        },
+    },
     routing_proxy=_dict(image=_TEXT, connectors=_TEXTS, arguments=_TEXTS, resources=_FREE),
     engines=_FREE,
     # Of a release that the user wrote nobody asks for it.

@@ -15,13 +15,13 @@ def questions(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return for each model of the ``resolved`` stack how to reach it.
 
     :returns: ``name``, ``served_name``, ``picker`` (name of a Deployment), ``workloads`` (``kind`` and
-        ``name`` of each), ``port``, ``path`` (prefix, may be empty), ``headers``, ``adapters`` (names to
-        send) and ``api_key`` (``secret`` and ``key``, or nothing).
+        ``name`` of each), ``port``, ``path`` (prefix, may be empty), ``headers``, ``by_body`` (whether a
+        body needs none of them), ``adapters`` (names to send) and ``api_key`` (``secret`` and ``key``, or nothing).
     """
-    return [_question(model) for model in resolved["models"]]
+    return [_question(model, resolved["body_routing"]) for model in resolved["models"]]
 
 
-def _question(model: Mapping[str, Any]) -> dict[str, Any]:
+def _question(model: Mapping[str, Any], body_routing: bool) -> dict[str, Any]:
     route = model["route"]
     key = model["api_key"]
     by_header = route["header"] and not route["default"]
@@ -33,6 +33,7 @@ def _question(model: Mapping[str, Any]) -> dict[str, Any]:
         "port": model["port"],
         "path": "" if by_header or route["default"] else route["path"],
         "headers": {route["header"]["name"]: route["header"]["value"]} if by_header else {},
+        "by_body": bool(by_header and body_routing),
         "adapters": [adapter["served_name"] for adapter in model["lora"]["adapters"]],
         "api_key": {name: key[name] for name in ("secret", "key")} if key else None,
     }

@@ -16,6 +16,7 @@ from typing import Any
 from . import (
     api_keys,
     arguments,
+    body_router,
     compatibility,
     disaggregated,
     gaie,
@@ -58,6 +59,7 @@ _VARIABLES: dict[str, tuple[str, dict[str, str]]] = {
     "image_pull_secrets": ("llm_d_image_pull_secrets", {"type": "list", "elements": "str"}),
     "hf_endpoint": ("llm_d_hf_endpoint", {"type": "str"}),
     "hf_offline": ("llm_d_hf_offline", {"type": "bool"}),
+    "body_routing": ("llm_d_body_routing", {"type": "bool"}),
 }
 
 
@@ -68,7 +70,7 @@ def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[s
         str, the first may be empty), ``models`` (list of dicts), ``model_defaults`` (dict of a
         model's keys, for every model that does not set them), ``patches`` (list of dicts),
         ``image_registry`` (str), ``images`` (dict of str), ``image_pull_secrets`` (list of str),
-        ``hf_endpoint`` (str), ``hf_offline`` (bool) and ``overrides`` (names of rules to wave through).
+        ``hf_endpoint`` (str), ``hf_offline``, ``body_routing`` (bool) and ``overrides`` (names of rules to wave through).
     :param catalogue: ``engines``, ``releases`` (name to data), ``engine_files`` (see
         :func:`own_engines.added`), ``model_schema`` and ``rules``.
     :returns: ``stack``, ``namespace``, ``release`` (dict with ``name``), ``engines`` (name to
@@ -85,6 +87,7 @@ def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[s
     _check_names(settings, findings)
     _check_engine(settings.get("engine"), "inference_engine", catalogue, findings)
     models = _models(settings, catalogue, release, findings)
+    findings += body_router.check(settings["body_routing"], release, catalogue["releases"], models)
     stack_patches = _stack_patches(settings["patches"], catalogue, findings)
     findings = [item for item in findings if not (item.overridable and item.rule in settings["overrides"])]
     if not findings and (stack_patches or any(model["patches"] for model in models)):
@@ -96,6 +99,7 @@ def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[s
         "engines": _engines(settings, catalogue, models),
         "devices": profiles.devices(catalogue["engines"]),
         "models": models,
+        "body_routing": settings["body_routing"],
         "patches": stack_patches,
         "image_sources": _image_sources(settings, catalogue, release, models),
         "rules": catalogue["rules"],

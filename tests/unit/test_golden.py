@@ -26,7 +26,7 @@ CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
 #: The newest Kubernetes that all releases support.
 KUBERNETES = "1.35"
 #: Kinds whose definitions are not Kubernetes' own.
-CUSTOM = {"DestinationRule", "Gateway", "HTTPRoute", "InferencePool", "LeaderWorkerSet", "PodMonitor"}
+CUSTOM = {"EnvoyFilter", "DestinationRule", "Gateway", "HTTPRoute", "InferencePool", "LeaderWorkerSet", "PodMonitor"}
 
 FILTERS = {
     name: function
@@ -163,7 +163,7 @@ def test_objects_refer_to_each_other(case: str) -> None:
         for key in ("name", "containerPort"):
             ports = [port[key] for one in (container, *sidecars) for port in one.get("ports", [])]
             assert len(set(ports)) == len(ports)
-        assert mounts == {volume["name"] for volume in template["spec"]["volumes"]}
+        assert mounts == {volume["name"] for volume in template["spec"].get("volumes", [])}
         for one in (container, *sidecars):
             names = [entry["name"] for entry in one.get("env", [])]
             assert len(set(names)) == len(names)

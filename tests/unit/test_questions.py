@@ -34,6 +34,7 @@ def test_how_to_reach_a_model(models: list[dict[str, Any]], path: str, headers: 
         "port": 8000,
         "path": path,
         "headers": headers,
+        "by_body": False,
         "adapters": [],
         "api_key": None,
     }
