@@ -38,7 +38,8 @@ def resolve(model: Mapping[str, Any], where: str, facts: Mapping[str, Any], find
     if not own:
         problem = f"{model['engine']} of {where}.engine, or of inference_engine, serves no adapters"
         remedy = "Leave them out, or choose another engine."
-        findings.append(Finding(RULE, place, f"{problem}, as far as its profile knows.", remedy))
+        problem += f" on {model['accelerator']}, as far as its profile knows."
+        findings.append(Finding(RULE, place, problem, remedy))
         return result
     _check(model, where, own, findings)
     volumes: dict[str, int] = {}

@@ -44,6 +44,8 @@ def arguments(engine: str, version: str, accelerator: str = "nvidia") -> list[st
     model = {**EVERYTHING, **OWN.get(engine, {}), "engine": engine, "engine_version": version}
     if accelerator == "cpu":
         model |= {"gpus": None}
+    if not effective(PROFILES[engine], version, accelerator)["lora"]:
+        model |= {"lora_adapters": [], "lora_max_rank": None, "lora_max_active": None}
     return one(model, accelerator=accelerator, overrides=["engine-version-release"])["args"]
 
 

@@ -145,9 +145,12 @@ def test_an_engine_without_adapters_is_named_with_its_place() -> None:
     given = settings({"engine": "llama-cpp", "lora_adapters": [SQL]})
     (message,) = resolve(given, catalogue(OWN_ENGINE))["findings"]
     assert message == (
-        f"{WHERE}.lora_adapters: llama-cpp of {WHERE}.engine, or of inference_engine, serves no adapters, as far as its "
-        "profile knows. Leave them out, or choose another engine."
+        f"{WHERE}.lora_adapters: llama-cpp of {WHERE}.engine, or of inference_engine, serves no adapters on nvidia, as far "
+        "as its profile knows. Leave them out, or choose another engine."
     )
+    (message,) = findings({"lora_adapters": [SQL]}, accelerator="cpu")
+    assert "sglang of" in message
+    assert "serves no adapters on cpu" in message
 
 
 def test_the_name_of_an_adapter_is_taken() -> None:
