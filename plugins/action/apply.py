@@ -13,6 +13,8 @@ from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.progress import
 
 #: Seconds that each part of a wait takes at most: short ones first, to say soon what is missing.
 SLICES = (10, 10, 20, 30)
+#: Times that what was held back is tried anew although nothing is waited for: somebody may have been quicker.
+TRIES = 3
 #: Options that say how to reach the cluster, by all their names.
 ACCESS = {name for option, spec in AUTH_ARG_SPEC.items() for name in (option, *spec.get("aliases", ()))}
 
@@ -33,7 +35,15 @@ class ActionModule(ActionBase):
     def follow(self, result: dict, task_vars: dict | None) -> dict:
         """Go on after a first call of the module with what it left to do."""
         arguments = self._task.args
+        vain = 0
         while result.get("held_back") and not result.get("failed"):
+            vain = 0 if result["pending"] else vain + 1
+            if vain > TRIES:
+                names = ", ".join(result["held_back"])
+                result.update(
+                    failed=True, msg=f"Not applied: {names}. What has to be ready before is, and is not kept."
+                )
+                return result
             self._wait(result, task_vars)
             if not result.get("failed"):
                 left = max(1, self._timeout() - int(result["waited"]))
@@ -55,7 +65,8 @@ class ActionModule(ActionBase):
         awaited = [_reference(item) for item in objects_of(arguments.get("objects") or [])]
         count = len(result["objects"])
         if result.get("held_back"):
-            awaited = [item for item in awaited if item["kind"] in arguments["ready_first"]]
+            first = {kind for kinds in arguments["ready_first"].values() for kind in kinds}
+            awaited = [item for item in awaited if item["kind"] in first]
             count = len(awaited)
         progress = Progress(count, timeout)
         access = {key: value for key, value in arguments.items() if key in ACCESS}

@@ -51,7 +51,8 @@ def _gaie_objects(resolved: dict, options: dict, as_json: bool = False) -> dict 
         by_model = gaie.stamped(by_model, patches.laid_over(by_model, resolved))
     except patches.PatchError as error:
         raise AnsibleFilterError(str(error)) from error
-    if resolved["body_routing"]:
+    # Alone it would make an empty list of models look full.
+    if resolved["body_routing"] and resolved["models"]:
         place = resolved["stack"], gaie.ROLE, resolved["namespace"]
         router = resolved["release"]["body_router"]
         by_model[body_router.FILE] = body_router.compose(*place, resolved["models"], router, options)

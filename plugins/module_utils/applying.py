@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -41,6 +41,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     ASKED,
     MANAGED_BY,
     MANAGED_BY_LABEL,
+    MODEL_LABEL,
     ROLE_LABEL,
     STACK_LABEL,
     selector,
@@ -95,12 +96,15 @@ class Apply:
     # --- what the module does ---------------------------------------------------------------
 
     def all(
-        self, objects: list[dict], sources: list[dict] | None = None, ready_first: Sequence[str] = ()
+        self,
+        objects: list[dict],
+        sources: list[dict] | None = None,
+        ready_first: Mapping[str, Sequence[str]] | None = None,
     ) -> list[dict]:
         """Apply ``objects`` in their order, none of them when one of them cannot be.
 
         :param sources: further objects, of other makers.
-        :param ready_first: kinds whose objects have to be ready before what comes behind them changes.
+        :param ready_first: by kind the kinds of which those of the same model have to be ready before it changes.
         :returns: what was held back until then; call this again when they are ready.
         """
         sources = sources or []
@@ -130,22 +134,28 @@ class Apply:
             self._refuse_foreign()
             self._widen()
             todo = [item for item in self._todo(sources) if item["kind"] != "Namespace"]
-            held_back = self._behind(todo, ready_first)
+            held_back = self._held_back(todo, ready_first or {})
             waiting = {name_of(item) for item in held_back}
             self._apply([item for item in todo if name_of(item) not in waiting])
         return held_back
 
-    def _behind(self, objects: list[dict], kinds: Sequence[str]) -> list[dict]:
-        """Return what of ``objects`` has to change and comes behind one of ``kinds`` that is not ready yet."""
-        behind: list[dict] = []
-        for group in reversed(in_groups(objects)):
-            if any(item["kind"] in kinds and not self._is_ready(item) for item in group):
-                return behind
-            behind += [item for item in group if not self._is_done(item)]
-        return []
+    def _held_back(self, objects: list[dict], ready_first: Mapping[str, Sequence[str]]) -> list[dict]:
+        """Return what of ``objects`` has to change and waits for another one of its model that is not ready yet."""
+        kinds = {kind for first in ready_first.values() for kind in first}
+        late = {(item["kind"], _model(item)) for item in objects if item["kind"] in kinds and not self._is_ready(item)}
+        return [
+            item
+            for item in objects
+            if any((kind, _model(item)) in late for kind in ready_first.get(item["kind"], ()))
+            and not self._is_done(item)
+        ]
 
     def _is_ready(self, item: dict) -> bool:
-        return self._is_done(item) and judge(self._seen[name_of(item)]).ready
+        # By its digest: what the API server or a webhook writes otherwise is never as asked for.
+        live = self._seen.get(name_of(item)) or {"metadata": {}}
+        asked = item["metadata"]["annotations"][ASKED]
+        there = (live["metadata"].get("annotations") or {}).get(ASKED) == asked
+        return there and not live["metadata"].get("deletionTimestamp") and judge(live).ready
 
     def _todo(self, sources: list[dict]) -> list[dict]:
         """Return what is to be as it is asked for, what stands for the set included."""
@@ -562,6 +572,11 @@ def _key(item: dict) -> tuple:
     """Return what tells an object from all others, whatever version it is written in."""
     metadata = item["metadata"]
     return applyset.group_kind(item), metadata.get("namespace"), metadata["name"]
+
+
+def _model(item: dict) -> str | None:
+    """Return the model that ``item`` is of, if it is of one."""
+    return (item["metadata"].get("labels") or {}).get(MODEL_LABEL)
 
 
 def _is_spent(live: dict) -> bool:

@@ -30,7 +30,8 @@ _FIRST = (
     "PersistentVolumeClaim",
     "Service",
 )
-_LAST = ("Deployment", "LeaderWorkerSet", "Gateway", "InferencePool", "DestinationRule", "HTTPRoute")
+#: A filter fails closed without what it asks: it comes last, and goes first.
+_LAST = ("Deployment", "LeaderWorkerSet", "Gateway", "InferencePool", "DestinationRule", "HTTPRoute", "EnvoyFilter")
 _NOISE = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "selfLink")
 MASK = "(hidden)"
 OTHER_MASK = "(hidden, another value)"

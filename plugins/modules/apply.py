@@ -83,11 +83,11 @@ options:
     default: false
   ready_first:
     description:
-      - Kinds whose objects have to be ready before what comes behind them in the order of kinds is created or
-        changed, for example C(Job) before C(Deployment). Needs O(wait); without it everything is applied at once.
-    type: list
-    elements: str
-    default: []
+      - By kind a list of kinds. Objects of the former are created or changed when those of the latter that are of
+        the same model (label C(llm-d.ai/model), or none) are ready, for example a C(Deployment) after a C(Job).
+      - Needs O(wait); without it everything is applied at once.
+    type: dict
+    default: {}
   wait_timeout:
     description:
       - Longest wait, in seconds.
@@ -209,7 +209,7 @@ ARGUMENTS = {
     "adopt": {"type": "bool", "default": False},
     "wait": {"type": "bool", "default": False},
     "wait_timeout": {"type": "int", "default": 300},
-    "ready_first": {"type": "list", "elements": "str", "default": []},
+    "ready_first": {"type": "dict", "default": {}},
     "only_prune": {"type": "bool", "default": False},
     "wait_slice": {"type": "int"},
 }
@@ -245,13 +245,14 @@ def run(module, result: dict) -> None:
         if params["only_prune"]:
             apply.prune(objects)
             return
-        kinds = params["ready_first"] if params["wait"] else []
-        held_back = apply.all(objects, sources, kinds)
+        ready_first = params["ready_first"] if params["wait"] else {}
+        held_back = apply.all(objects, sources, ready_first)
         unwanted = apply.unwanted()
         result["held_back"] = [name_of(item) for item in held_back]
         if params["wait"] and not module.check_mode:
             start = time.monotonic()
-            awaited = [item for item in objects if item["kind"] in kinds] if held_back else objects
+            first = {kind for kinds in ready_first.values() for kind in kinds}
+            awaited = [item for item in objects if item["kind"] in first] if held_back else objects
             pending = wait(cluster, awaited, params["wait_timeout"], params["wait_slice"])
             result["pending"] = [asdict(entry) for entry in pending]
             result["waited"] = round(time.monotonic() - start, 1)

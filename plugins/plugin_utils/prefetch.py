@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import PROGRESS, STACK_LABEL
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import MODEL_LABEL, PROGRESS, STACK_LABEL
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.scheduling import quantity
 
 from . import weights
@@ -105,7 +105,8 @@ def objects(
     for pods in fills.values():
         own = f"{name}-{pods['pod_role']}" if len(fills) > 1 else name
         compose = _job if pods["cache"].get("claim") else _daemon_set
-        made.append(compose(own, namespace, common, _template(own, name, common, pods, token, script)))
+        template = _template(own, name, common, pods, token, script)
+        made.append(compose(own, namespace, {**common, MODEL_LABEL: model["name"]}, template))
     return made
 
 

@@ -500,7 +500,9 @@ JOB = item("Job", spec={})
 
 def held_back(cluster: FakeCluster, *objects: dict[str, Any], dry_run: bool = False) -> list[str]:
     apply = Apply(cluster, PARAMS, dry_run)
-    return [held["kind"] for held in apply.all(list(objects), ready_first=["Job"])]
+    return [
+        held["kind"] for held in apply.all(list(objects), ready_first={"Deployment": ["Job"], "HTTPRoute": ["Job"]})
+    ]
 
 
 def test_what_comes_behind_a_job_waits_for_it() -> None:
@@ -534,3 +536,31 @@ def test_a_job_that_failed_is_made_anew() -> None:
     assert cluster.live["Job", "a"]["status"] == FAILED
     assert held_back(cluster, NAMESPACE, JOB, item("Deployment")) == ["Deployment"]
     assert cluster.live["Job", "a"]["status"] == {}
+
+
+def of_model(thing: dict[str, Any], model: str) -> dict[str, Any]:
+    thing["metadata"]["labels"]["llm-d.ai/model"] = model
+    return thing
+
+
+def test_only_what_is_of_the_same_model_waits() -> None:
+    cluster = FakeCluster(as_asked=True)
+    objects = [NAMESPACE, of_model(item("Job", "a", spec={}), "a"), of_model(item("Deployment", "a"), "a")]
+    others = [of_model(item("Deployment", "b"), "b"), item("Deployment", "none")]
+    assert held_back(cluster, *objects, *others) == ["Deployment"]
+    assert {name for kind, name in cluster.live if kind == "Deployment"} == {"b", "none"}
+
+
+def test_a_job_that_the_api_server_writes_otherwise_is_ready_too() -> None:
+    class Rewriting(FakeCluster):
+        def apply(self, item: dict, force: bool, dry_run: bool) -> dict:
+            after = super().apply(item, force, dry_run)
+            if item["kind"] == "Job" and not dry_run:
+                self.live["Job", "a"]["spec"]["cpu"] = "1"
+            return after
+
+    job = item("Job", spec={"cpu": "1000m"})
+    cluster = Rewriting(as_asked=True)
+    assert held_back(cluster, NAMESPACE, job, item("Deployment")) == ["Deployment"]
+    cluster.live["Job", "a"]["status"] = FINISHED
+    assert held_back(cluster, NAMESPACE, job, item("Deployment")) == []

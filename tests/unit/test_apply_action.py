@@ -38,7 +38,7 @@ class Plugin(ActionModule):
     """Gives prepared answers instead of running modules."""
 
     def __init__(self, *answers: tuple[str, dict[str, Any]]) -> None:
-        arguments = {"objects": [JOB, ENGINE], "ready_first": ["Job"], "wait": True, "wait_timeout": 60}
+        arguments = {"objects": [JOB, ENGINE], "ready_first": {"Deployment": ["Job"]}, "wait": True, "wait_timeout": 60}
         self._task = SimpleNamespace(args=arguments, async_val=0, check_mode=False, diff=False, environment=[])
         self.shown: list[str] = []
         self._display = SimpleNamespace(display=self.shown.append)
@@ -98,3 +98,11 @@ def test_engines_are_waited_for_like_all_else_and_what_they_replace_is_removed()
     assert plugin.asked[2][1]["objects"] == [JOB, ENGINE]
     assert plugin.asked[3][1]["only_prune"]
     assert result["objects"][-1]["action"] == "removed"
+
+
+def test_what_is_never_applied_ends_the_run() -> None:
+    plugin = Plugin(*[("apply", {**HELD, "pending": []})] * 9)
+    result = plugin.go()
+    assert result["failed"]
+    assert result["msg"].startswith("Not applied: Deployment llm-d/qwen. ")
+    assert len(plugin.asked) < 9

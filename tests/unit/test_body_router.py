@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.llm_d.multi_engine.plugins.filter.gaie_objects import FilterModule
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import in_groups
 from ansible_collections.llm_d.multi_engine.plugins.modules.inference_check import headers_for
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.questions import questions
 from ansible_collections.llm_d.multi_engine.tests.unit.shipped import GAIE_OPTIONS, ROOT, findings, resolved
@@ -39,6 +40,17 @@ def test_its_filter_covers_one_gateway_and_comes_last() -> None:
     place = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc.cluster.local"
     assert cluster == f"outbound|{service['spec']['ports'][0]['port']}||{place}"
     assert config["failure_mode_allow"] is False
+
+
+def test_it_is_applied_behind_what_it_asks_and_pruned_before() -> None:
+    objects = [item for items in composed({}, OTHER, body_routing=True).values() for item in items]
+    assert [item["kind"] for item in in_groups(objects)[-1]] == ["EnvoyFilter"]
+
+
+def test_without_models_there_is_none() -> None:
+    # Or an empty list of models would not look empty, and everything would be removed.
+    nothing = {**resolved({}, body_routing=True), "models": []}
+    assert FilterModule().filters()["gaie_objects"](nothing, GAIE_OPTIONS) == {}
 
 
 def test_every_name_leads_to_the_header_that_the_route_matches() -> None:
