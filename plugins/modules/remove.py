@@ -10,6 +10,7 @@ version_added: "0.1.0"
 author: the llm_d.multi_engine authors (@llm-d)
 description:
   - Deletes objects by the labels that this collection puts on what it makes, and nothing else.
+  - A kind that the credentials may not list stays, with a warning and an entry in RV(kept).
   - A Lease among them keeps other runs off meanwhile, as it does for M(llm_d.multi_engine.apply), and goes last.
   - CustomResourceDefinitions are shared by all stacks. They are deleted only when asked for by
     O(definitions) and when no object of any of them is left in the whole cluster.
@@ -63,7 +64,7 @@ removed:
   type: list
   elements: str
 kept:
-  description: CustomResourceDefinitions that were kept, with the reason.
+  description: CustomResourceDefinitions that were kept, and kinds that could not be looked through, with the reason.
   returned: always
   type: list
   elements: str
@@ -74,7 +75,7 @@ from contextlib import ExitStack
 
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError, Forbidden
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.lease import KIND as LEASE
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.lease import RunLease
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import name_of
@@ -115,12 +116,14 @@ def run(module) -> dict:
     if odd:
         raise ClusterError(f"kinds: {odd[0]!r} is not of the form 'API_VERSION KIND', such as 'apps/v1 Deployment'.")
     cluster = Cluster(module)
-    doomed = ours(cluster, params)
+    doomed, unseen = ours(cluster, params)
     with ExitStack() as stack:
         guards = [] if module.check_mode else [stack.enter_context(guard(cluster, item)) for item in leases(doomed)]
         if guards:
             # Another run may have been there in the meantime.
-            doomed = ours(cluster, params)
+            doomed, unseen = ours(cluster, params)
+        for reason in unseen:
+            module.warn(reason)
         definitions, kept = unused_definitions(cluster, params["definitions"], doomed)
         doomed += definitions
         for batch in ([item for item in doomed if item["kind"] != LEASE], leases(doomed)):
@@ -132,17 +135,21 @@ def run(module) -> dict:
                 wait_until_gone(cluster, batch, params["wait_timeout"])
     names = [name_of(item) for item in doomed]
     diffs = [{"before_header": name, "after_header": name, "before": f"{name}\n", "after": ""} for name in names]
-    return {"changed": bool(doomed), "removed": names, "kept": kept, "diff": diffs}
+    return {"changed": bool(doomed), "removed": names, "kept": unseen + kept, "diff": diffs}
 
 
-def ours(cluster: Cluster, params: dict) -> list[dict]:
-    """Return the live objects that the parameters speak of, in the order of their kinds."""
-    return [
-        item
-        for kind in params["kinds"]
-        for item in cluster.list(*kind.split(), params["namespace"], selector(params["stack"], params["role"]))
-        if not item["metadata"].get("deletionTimestamp")
-    ]
+def ours(cluster: Cluster, params: dict) -> tuple[list[dict], list[str]]:
+    """Return the live objects that the parameters speak of, in the order of their kinds, and why some may stay."""
+    found, unseen = [], []
+    where = f"in namespace {params['namespace']}" if params["namespace"] else "in all namespaces"
+    for text in params["kinds"]:
+        api_version, kind = text.split()
+        try:
+            found += cluster.list(api_version, kind, params["namespace"], selector(params["stack"], params["role"]))
+        except Forbidden:
+            # Nobody gains if the rest stays, too.
+            unseen.append(f"{kind}: no permission to list it {where}; objects of this kind stay")
+    return [item for item in found if not item["metadata"].get("deletionTimestamp")], unseen
 
 
 def leases(objects: list[dict]) -> list[dict]:

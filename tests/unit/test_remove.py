@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import lease
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import ClusterError
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import ClusterError, Forbidden
 from ansible_collections.llm_d.multi_engine.plugins.modules import remove
 from ansible_collections.llm_d.multi_engine.tests.unit.fake_cluster import FakeCluster
 
@@ -49,9 +49,16 @@ def guard(holder: str) -> dict[str, Any]:
     return found
 
 
-def run(monkeypatch: pytest.MonkeyPatch, cluster: FakeCluster, check_mode: bool = False) -> dict:
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    cluster: FakeCluster,
+    check_mode: bool = False,
+    warned: list[str] | None = None,
+    **params: Any,
+) -> dict:
+    warned = [] if warned is None else warned
     monkeypatch.setattr(remove, "Cluster", lambda _module: cluster)
-    return remove.run(SimpleNamespace(params=PARAMS, check_mode=check_mode))
+    return remove.run(SimpleNamespace(params={**PARAMS, **params}, check_mode=check_mode, warn=warned.append))
 
 
 def test_what_guards_them_goes_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,3 +88,46 @@ def test_check_mode_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, Recording()) == {"changed": False, "removed": [], "kept": [], "diff": []}
+
+
+class Secretive(Recording):
+    """Does not let some kinds be listed."""
+
+    hidden: tuple[str, ...] = ()
+
+    def list(self, api_version: str, kind: str, namespace: str | None = None, labels: str = "") -> list[dict]:
+        if kind in self.hidden:
+            raise Forbidden(f"No permission: to list {kind}")
+        return super().list(api_version, kind, namespace, labels)
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+@pytest.mark.parametrize(("namespace", "where"), [("llm-d", "in namespace llm-d"), (None, "in all namespaces")])
+@pytest.mark.parametrize(
+    ("hidden", "removed"),
+    [
+        (("Lease",), ["Service llm-d/b", "ConfigMap llm-d/a"]),
+        (("Service",), ["ConfigMap llm-d/a", "Lease llm-d/llm-d-gaie"]),
+        (("Service", "ConfigMap", "Lease"), []),
+    ],
+)
+def test_kinds_that_may_not_be_listed_stay(
+    monkeypatch: pytest.MonkeyPatch,
+    hidden: tuple[str, ...],
+    removed: list[str],
+    namespace: str | None,
+    where: str,
+    check_mode: bool,
+) -> None:
+    cluster = Secretive(guard(""), item("ConfigMap", "a"), item("Service", "b"))
+    cluster.hidden = hidden
+    warned: list[str] = []
+    result = run(monkeypatch, cluster, check_mode, warned, namespace=namespace)
+    assert (result["removed"], result["changed"]) == (removed, bool(removed))
+    assert (
+        result["kept"]
+        == warned
+        == [f"{kind}: no permission to list it {where}; objects of this kind stay" for kind in hidden]
+    )
+    assert {kind for kind, _name in cluster.live} >= set(hidden)
+    assert check_mode or not {kind for kind, _name in cluster.live} - set(hidden)
