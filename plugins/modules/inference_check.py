@@ -51,6 +51,10 @@ options:
     suboptions:
       name: {description: Name in the stack; of its InferencePool and HTTPRoute too., type: str, required: true}
       served_name: {description: Name that clients send., type: str, required: true}
+      body_router:
+        description: Deployment of the router before the Gateway that reads bodies. Empty where there is none.
+        type: str
+        default: ""
       picker: {description: Deployment of its endpoint picker., type: str, required: true}
       workloads:
         description: Workloads of its model servers.
@@ -164,6 +168,7 @@ ARGUMENTS = {
         "options": {
             "name": {"type": "str", "required": True},
             "served_name": {"type": "str", "required": True},
+            "body_router": {"type": "str", "default": ""},
             "picker": {"type": "str", "required": True},
             "workloads": {
                 "type": "list",
@@ -234,9 +239,10 @@ def read_keys(cluster: Cluster, params: dict) -> dict[str, str]:
             there = f"has no key {place['key']}; it has: {', '.join(sorted(data)) or 'none'}"
             raise ClusterError(f"{where} {there if secret else 'does not exist'}.")
         key = base64.b64decode(data[place["key"]]).decode(errors="replace")
-        if not key or key != key.strip() or not key.isprintable():
+        if not key or key != key.strip() or not key.isprintable() or not key.isascii():
             raise ClusterError(
-                f"{where} has one that no client can send: it is empty, or begins or ends with space or a line break."
+                f"{where} has one that no client can send: it is empty, begins or ends with space or a line break, or has "
+                "characters outside of ASCII."
             )
         keys[model["name"]] = key
     return keys
@@ -448,20 +454,20 @@ def diagnose(cluster: Cluster, model: dict, params: dict, complaint: str) -> str
 
 def broken_hop(cluster: Cluster, model: dict, params: dict) -> str | None:
     """Return the first broken hop on the way of a request, with evidence."""
-    gateway_api, name = "gateway.networking.k8s.io/v1", model["name"]
+    gateway_api, name, namespace = "gateway.networking.k8s.io/v1", model["name"], params["namespace"]
+    routers = [model["body_router"]] if model["body_router"] else []
     hops = (
         ("gateway", gateway_api, "Gateway", params["gateway_name"], params["gateway_namespace"]),
         ("gateway", "apps/v1", "Deployment", params["gateway_service"], params["gateway_namespace"]),
-        ("route", gateway_api, "HTTPRoute", name, params["namespace"]),
-        ("picker", "apps/v1", "Deployment", model["picker"], params["namespace"]),
+        *(("body-router", "apps/v1", "Deployment", router, namespace) for router in routers),
+        ("route", gateway_api, "HTTPRoute", name, namespace),
+        ("picker", "apps/v1", "Deployment", model["picker"], namespace),
     )
-    for hop, api_version, kind, item, namespace in hops:
-        live = cluster.get(api_version, kind, item, namespace)
+    for hop, api_version, kind, item, place in hops:
+        live = cluster.get(api_version, kind, item, place)
         state = judge(live)
         if not state.ready or scaled_down(live):
-            return "\n  ".join(
-                [f"{hop}: {kind} {namespace}/{item}: {state.reason}".rstrip(": "), *evidence(cluster, live)]
-            )
+            return "\n  ".join([f"{hop}: {kind} {place}/{item}: {state.reason}".rstrip(": "), *evidence(cluster, live)])
     return broken_pool(cluster, model, params)
 
 

@@ -55,6 +55,10 @@ options:
         suboptions:
           kind: {description: Deployment or LeaderWorkerSet., type: str, required: true}
           name: {description: Name of it., type: str, required: true}
+      body_router:
+        description: Deployment of the router before the Gateway that reads bodies. Empty where there is none.
+        type: str
+        default: ""
       picker: {description: Deployment of its endpoint picker., type: str, required: true}
       pool: {description: InferencePool., type: str, required: true}
       route: {description: HTTPRoute., type: str, required: true}
@@ -171,6 +175,7 @@ ARGUMENTS = {
                 "required": True,
                 "options": {"kind": {"type": "str", "required": True}, "name": {"type": "str", "required": True}},
             },
+            "body_router": {"type": "str", "default": ""},
             "picker": {"type": "str", "required": True},
             "pool": {"type": "str", "required": True},
             "route": {"type": "str", "required": True},
@@ -292,6 +297,7 @@ def model_state(seen: Seen, model: dict, params: dict) -> dict:
     behind = [pod for pod in seen.pods(selector(pool)) if not going(pod)] if pool else []
     ready = sum(map(is_ready, behind))
     hops = [
+        *([named(seen, "body-router", "Deployment", model["body_router"])] if model["body_router"] else []),
         named(seen, "route", "HTTPRoute", model["route"]),
         named(seen, "pool", "InferencePool", model["pool"]),
         named(seen, "picker", "Deployment", model["picker"]),

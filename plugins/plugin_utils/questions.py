@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .body_router import NAME as BODY_ROUTER
 from .gaie import picker_name
 from .objects import workload_kind, workloads_of
 
@@ -14,9 +15,10 @@ from .objects import workload_kind, workloads_of
 def questions(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return for each model of the ``resolved`` stack how to reach it.
 
-    :returns: ``name``, ``served_name``, ``picker`` (name of a Deployment), ``workloads`` (``kind`` and
-        ``name`` of each), ``port``, ``path`` (prefix, may be empty), ``headers``, ``by_body`` (whether a
-        body needs none of them), ``adapters`` (names to send) and ``api_key`` (``secret`` and ``key``, or nothing).
+    :returns: ``name``, ``served_name``, ``body_router`` and ``picker`` (names of Deployments, the former may be empty),
+        ``workloads`` (``kind`` and ``name`` of each), ``port``, ``path`` (prefix, may be empty), ``headers``,
+        ``by_body`` (whether a body needs none of them), ``adapters`` (names to send) and ``api_key`` (``secret`` and
+        ``key``, or nothing).
     """
     return [_question(model, resolved["body_routing"]) for model in resolved["models"]]
 
@@ -28,6 +30,7 @@ def _question(model: Mapping[str, Any], body_routing: bool) -> dict[str, Any]:
     return {
         "name": model["name"],
         "served_name": model["served_name"],
+        "body_router": BODY_ROUTER if body_routing else "",
         "picker": picker_name(model),
         "workloads": [{"kind": workload_kind(pods), "name": pods["workload"]} for pods in workloads_of(model)],
         "port": model["port"],

@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import documents
 
+from .body_router import NAME as BODY_ROUTER
 from .gaie import picker_name
 from .objects import workload_kind, workloads_of
 from .versions import VersionError, parse
@@ -17,6 +18,8 @@ from .versions import VersionError, parse
 SCHEMA = 1
 #: What can be amiss.
 CONDITIONS = ("unready", "drift", "version")
+#: Hops of all models: they are told once and not for each model.
+SHARED = ("gateway", "body-router")
 #: What module ``apply`` says when the credentials lack a permission.
 _DENIED = "No permission: "
 #: Objects that a message names.
@@ -36,6 +39,7 @@ def wanted_models(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
             "replicas": sum(pods["replicas"] for pods in workloads_of(model)),
             "devices": _devices(workloads_of(model)),
             "workloads": [{"kind": workload_kind(pods), "name": pods["workload"]} for pods in workloads_of(model)],
+            "body_router": BODY_ROUTER if resolved["body_routing"] else "",
             "picker": picker_name(model),
             "pool": model["name"],
             "route": model["name"],
@@ -190,13 +194,20 @@ def complaint(status: Mapping[str, Any], conditions: Sequence[str]) -> str:
 
 
 def _unready(status: Mapping[str, Any]) -> str:
-    gateway = status["gateway"]
-    names = [] if gateway["ready"] else [gateway["hop"]]
-    for model in status["models"]:
-        # The gateway is told once and not for each of them.
-        if any(not hop["ready"] and hop["hop"] != gateway["hop"] for hop in model["hops"]):
-            names.append(model["name"])
+    names = [hop["hop"] for hop in late_for_all(status)]
+    names += [model["name"] for model in status["models"] if late_alone(model)]
     return f"not ready: {', '.join(names)}"
+
+
+def late_for_all(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the hops of all models that are not ready, each once."""
+    hops = [status["gateway"], *(hop for model in status["models"] for hop in model["hops"])]
+    return list({hop["hop"]: hop for hop in hops if hop["hop"] in SHARED and not hop["ready"]}.values())
+
+
+def late_alone(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the hops of ``model`` alone that are not ready."""
+    return [hop for hop in model["hops"] if hop["hop"] not in SHARED and not hop["ready"]]
 
 
 def _drifted(status: Mapping[str, Any]) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
 
+from .status import late_alone, late_for_all
+
 #: What is said of a hop that is not there.
 _ABSENT = judge(None).reason
 _HEAD = ("MODEL", "WANTED", "RUNNING", "ENDPOINTS", "GPUS", "READY")
@@ -91,12 +93,10 @@ def _other(item: Mapping[str, Any]) -> str:
 
 
 def _unready(status: Mapping[str, Any]) -> list[str]:
-    """Return the hops that are not ready; the gateway, which all models share, once."""
-    gateway = status["gateway"]
-    late = [] if gateway["ready"] else [f"gateway: {gateway['object']}: {gateway['reason']}"]
+    """Return the hops that are not ready; those that all models share once."""
+    late = [f"{hop['hop']}: {hop['object']}: {hop['reason']}" for hop in late_for_all(status)]
     for model in status["models"]:
-        hops = [hop for hop in model["hops"] if not hop["ready"] and hop["hop"] != gateway["hop"]]
-        late += [f"{model['name']}, {hop['hop']}: {hop['object']}: {hop['reason']}" for hop in hops]
+        late += [f"{model['name']}, {hop['hop']}: {hop['object']}: {hop['reason']}" for hop in late_alone(model)]
     return late
 
 

@@ -10,6 +10,7 @@ from ansible_collections.llm_d.multi_engine.plugins.filter.gaie_objects import F
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import in_groups
 from ansible_collections.llm_d.multi_engine.plugins.modules.inference_check import headers_for
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.questions import questions
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.status import wanted_models
 from ansible_collections.llm_d.multi_engine.tests.unit.shipped import GAIE_OPTIONS, ROOT, findings, resolved
 
 OTHER = {"name": "other", "source": "hf://a/b"}
@@ -75,6 +76,15 @@ def test_the_smoke_test_asks_without_headers() -> None:
     assert HEADER in headers_for(first)
     assert HEADER not in headers_for(first, body={"model": "x"})
     assert HEADER in headers_for({**first, "by_body": False}, body={"model": "x"})
+
+
+def test_whoever_looks_for_a_broken_hop_knows_it() -> None:
+    """Status and smoke test are given the Deployment that is made."""
+    stack = {"body_routing": True}
+    names = {item["metadata"]["name"] for item in composed({}, **stack)["body_router"] if item["kind"] == "Deployment"}
+    for tell in (questions, wanted_models):
+        assert {model["body_router"] for model in tell(resolved({}, OTHER, **stack))} == names
+        assert {model["body_router"] for model in tell(resolved({}))} == {""}
 
 
 def test_a_mirror_holds_its_image_too() -> None:

@@ -28,6 +28,7 @@ from ansible_collections.llm_d.multi_engine.plugins.modules.inference_check impo
 MODEL = {
     "name": "qwen",
     "served_name": "Qwen/Qwen3-32B",
+    "body_router": "",
     "picker": "qwen-epp",
     "workloads": [{"kind": "Deployment", "name": "qwen-sglang"}],
     "port": 8000,
@@ -236,6 +237,23 @@ def test_diagnose(monkeypatch: pytest.MonkeyPatch, cluster: FakeCluster, hop: st
     assert said.startswith(f"Model qwen did not answer within 0 s: complaint.\nBroken hop: {hop}")
 
 
+@pytest.mark.parametrize(
+    ("router", "said"),
+    [
+        (STARTING, ": 0 of 1 pods are ready\n  pod x"),
+        (SCALED_DOWN, "\n  Deployment scaled is scaled to 0"),
+        (None, ": does not exist"),
+    ],
+)
+def test_diagnose_the_router_of_bodies(monkeypatch: pytest.MonkeyPatch, router: dict | None, said: str) -> None:
+    """It stands before the routes, so that it is told before them."""
+    monkeypatch.setattr(inference_check, "why_not_ready", lambda *_args: (WHY, True))
+    cluster = FakeCluster({("Deployment", "body-based-router"): router, ("HTTPRoute", "qwen"): None})
+    hop = inference_check.broken_hop(cluster, {**MODEL, "body_router": "body-based-router"}, PARAMS)
+    assert hop.startswith(f"body-router: Deployment llm-d/body-based-router{said}")
+    assert inference_check.broken_hop(cluster, MODEL, PARAMS).startswith("route: ")
+
+
 def test_diagnose_replicas_over_several_nodes() -> None:
     model = {**MODEL, "workloads": [{"kind": "LeaderWorkerSet", "name": "qwen-sglang"}]}
     scaled = {("LeaderWorkerSet", "qwen-sglang"): {**SCALED_DOWN, "kind": "LeaderWorkerSet"}}
@@ -288,6 +306,8 @@ def test_keys_are_read_for_the_models_that_want_one() -> None:
         (secret(api_key=b"s3cret\n"), "has one that no client can send: "),
         (secret(api_key=b""), "has one that no client can send: "),
         (secret(api_key=b"s3\xffcret\x00"), "has one that no client can send: "),
+        # Printable, and not of what headers are made.
+        (secret(api_key="s3crét".encode()), "or has characters outside of ASCII."),
     ],
 )
 def test_keys_that_cannot_be_sent(cluster: FakeCluster, complaint: str) -> None:

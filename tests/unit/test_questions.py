@@ -29,6 +29,7 @@ def test_how_to_reach_a_model(models: list[dict[str, Any]], path: str, headers: 
     assert question == {
         "name": "qwen",
         "served_name": "Qwen/Qwen3-32B",
+        "body_router": "",
         "picker": "qwen-epp",
         "workloads": [{"kind": "Deployment", "name": "qwen-sglang"}],
         "port": 8000,

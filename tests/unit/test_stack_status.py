@@ -19,6 +19,7 @@ MODEL = {
     "replicas": 2,
     "devices": {GPU: 4},
     "workloads": [{"kind": "Deployment", "name": "qwen-sglang"}],
+    "body_router": "",
     "picker": "qwen-epp",
     "pool": "qwen",
     "route": "qwen",
@@ -226,6 +227,23 @@ IDLE = {**deployment("gate-istio", {"app": "gate"}), "spec": {"replicas": 0}}
 )
 def test_which_hops_are_not_ready(changes: dict[str, Any], late: dict[str, str]) -> None:
     assert seen(**changes) == late
+
+
+@pytest.mark.parametrize(
+    ("router", "reason"),
+    [
+        ([deployment("body-based-router", {"app": "router"})], ""),
+        ([deployment("body-based-router", {"app": "router"}, ready=0)], "0 of 1 pods are ready"),
+        ([], "does not exist"),
+    ],
+)
+def test_no_request_passes_without_the_router_of_bodies(router: list[dict], reason: str) -> None:
+    models = [{**MODEL, "body_router": "body-based-router"}]
+    cluster = FakeCluster(Deployment=[EPP, SERVER, *router])
+    hops = look(cluster, {**PARAMS, "models": models})["models"][0]["hops"]
+    item = "Deployment llm-d/body-based-router"
+    assert hops[0] == {"hop": "body-router", "object": item, "ready": not reason, "reason": reason}
+    assert all(hop["ready"] for hop in hops[1:])
 
 
 def test_many_pods_with_the_same_trouble() -> None:

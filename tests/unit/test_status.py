@@ -87,6 +87,7 @@ def test_what_is_wanted_is_what_is_composed() -> None:
         "replicas": 3,
         "devices": {GPU: 6},
         "workloads": [{"kind": "Deployment", "name": "qwen-sglang"}],
+        "body_router": "",
         "picker": "qwen-epp",
         "pool": "qwen",
         "route": "qwen",
@@ -152,6 +153,8 @@ def test_versions(wanted: dict[str, str], running: dict[str, Any], versions: str
     assert status["failing"] == ([] if as_wanted else ["version"])
 
 
+ROUTER = {"hop": "body-router", "object": "Deployment llm-d/router", "ready": False, "reason": "does not exist"}
+LATE_MODELS: list[tuple[str, dict[str, str]]] = [("qwen", {}), ("other", {"route": "no"})]
 LEFT = {"object": "Deployment llm-d/old-vllm", "model": "old", "running": [], "devices": {GPU: 2}}
 
 
@@ -179,6 +182,13 @@ LEFT = {"object": "Deployment llm-d/old-vllm", "model": "old", "running": [], "d
             {},
             ["drift"],
             "Stack birds: not as the inventory wants it: Deployment llm-d/old-vllm.",
+        ),
+        # What all models share is told once.
+        (
+            live(*(model(name, hops=[ROUTER, *model(name, late=late)["hops"]]) for name, late in LATE_MODELS)),
+            {},
+            ["unready"],
+            "Stack birds: not ready: body-router, other.",
         ),
         # Told twice, and one object.
         (
@@ -316,6 +326,15 @@ def test_the_table_of_a_healthy_stack() -> None:
     tiny = model("tiny", devices={})
     tiny["wanted"] = {**tiny["wanted"], "devices": {}}
     assert table(report(live(model(), tiny), {}, TIME)) == HEALTHY
+
+
+def test_the_table_tells_once_what_all_models_share() -> None:
+    models = [model(name, hops=[ROUTER, *model(name, late=late)["hops"]]) for name, late in LATE_MODELS]
+    told = table(report(live(*models), {}, TIME))
+    late = ["body-router: Deployment llm-d/router: does not exist", "other, route: HTTPRoute llm-d/other: no"]
+    assert told.split("Not ready:\n")[1].splitlines()[:2] == [f"  {line}" for line in late]
+    rows = [line for line in told.splitlines() if "2/2" in line]
+    assert [row.split("4/4")[1].strip() for row in rows] == ["no: body-router", "no: body-router, route"]
 
 
 def test_the_table_of_a_stack_that_is_not_as_wanted() -> None:
