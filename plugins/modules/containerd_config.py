@@ -60,6 +60,7 @@ requirements:
   - python >= 3.9
 notes:
   - Supports check mode and diff. Check mode has containerd read the result as well.
+  - Passwords and tokens of registries are shown neither in the diff nor in messages.
 """
 
 EXAMPLES = r"""
@@ -83,6 +84,10 @@ version:
   description: Version of containerd.
   returned: O(state=present)
   type: str
+ctr:
+  description: The client that came with this containerd, otherwise the one in PATH.
+  returned: O(state=present)
+  type: str
 """
 
 import json
@@ -97,6 +102,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.gpu_host import
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.gpu_host.containerd_config import (
     DROP_IN_FOLDER,
     Refused,
+    hidden,
 )
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.gpu_host.runtime import version
 
@@ -137,6 +143,12 @@ def program_of(module: AnsibleModule) -> str:
     return module.get_bin_path("containerd", required=True)
 
 
+def ctr_of(program: str) -> str:
+    """Return the client beside a containerd: PATH with sudo often leaves out /usr/local/bin."""
+    beside = os.path.join(os.path.dirname(program), "ctr")
+    return beside if os.access(beside, os.X_OK) else "ctr"
+
+
 def dump(module: AnsibleModule, program: str, config: str) -> tuple[str, str]:
     """Return what containerd makes of a configuration, and its complaint."""
     code, output, errors = module.run_command([program, "--config", config, "config", "dump"])
@@ -151,8 +163,8 @@ def read(path: str) -> str | None:
         return None
 
 
-def write(module: AnsibleModule, path: str, content: str | None) -> None:
-    """Write a file as a whole or not at all; None removes it."""
+def write(module: AnsibleModule, path: str, content: str | None, mode: int = 0o644) -> None:
+    """Write a file as a whole or not at all; None removes it. One that is there keeps its mode."""
     if content is None:
         if os.path.exists(path):
             os.unlink(path)
@@ -161,8 +173,12 @@ def write(module: AnsibleModule, path: str, content: str | None) -> None:
     handle, temporary = tempfile.mkstemp(dir=module.tmpdir)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(content)
-    os.chmod(temporary, 0o644)
-    module.atomic_move(temporary, path)
+    # A new file gets what umask leaves.
+    umask = os.umask(0o777 & ~mode)
+    try:
+        module.atomic_move(temporary, path)
+    finally:
+        os.umask(umask)
 
 
 def tried(module: AnsibleModule, program: str, files: dict) -> tuple[str, str]:
@@ -221,7 +237,8 @@ def present(module: AnsibleModule) -> dict:
     if changes and not module.check_mode:
         # What an unfinished run kept is older, and known to work.
         kept = {**{path: pair[0] for path, pair in changes.items()}, **json.loads(read(params["journal"]) or "{}")}
-        write(module, params["journal"], json.dumps(kept))
+        # It holds the root file, which may have passwords of registries in it.
+        write(module, params["journal"], json.dumps(kept), mode=0o600)
         for path, (_before, content) in changes.items():
             write(module, path, content)
     return {
@@ -229,8 +246,9 @@ def present(module: AnsibleModule) -> dict:
         "restart": bool(changes) or read(params["journal"]) is not None,
         "files": list(changes),
         "version": number,
+        "ctr": ctr_of(program),
         "diff": [
-            {"before_header": path, "after_header": path, "before": old or "", "after": new}
+            {"before_header": path, "after_header": path, "before": hidden(old or ""), "after": hidden(new)}
             for path, (old, new) in changes.items()
         ],
     }
@@ -261,7 +279,7 @@ def main() -> None:
     try:
         module.exit_json(**{"present": present, "proven": proven, "restored": restored}[module.params["state"]](module))
     except Refused as problem:
-        module.fail_json(msg=str(problem))
+        module.fail_json(msg=hidden(str(problem)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +13,7 @@ import pytest
 import yaml
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.gpu_host import containerd_config as config
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.gpu_host import toml
-from ansible_collections.llm_d.multi_engine.plugins.modules.containerd_config import generation_of
+from ansible_collections.llm_d.multi_engine.plugins.modules.containerd_config import generation_of, present
 from ansible_collections.llm_d.multi_engine.tests.unit import shipped
 
 KNOWN = yaml.safe_load((shipped.ROOT / "roles/gpu_node/vars/containerd.yml").read_text())
@@ -163,3 +166,117 @@ def test_a_real_containerd_reads_it_and_loses_nothing(root: str | None, tmp_path
     assert config.lost(dump(root or f"version = {generation['config']}\n"), after, values) == []
     if root == V2:
         assert 'sandbox_image = "registry.example.com/pause:3.10"' in after
+
+
+SECRETS = """\
+[plugins."io.containerd.grpc.v1.cri".registry.mirrors."docker.io"]
+  endpoint = ["https://me:in-a-url@mirror.example.com"]
+[plugins."io.containerd.grpc.v1.cri".registry.configs."registry.example.com".auth]
+  username = "me"
+  password = "in-a-text"
+  # password = "in-a-comment"
+  auth = "aW4tYmFzZTY0"
+  identitytoken = 'in-a-literal'
+  token = "with \\"quotes\\""
+[plugins."io.containerd.grpc.v1.cri".registry.configs."b"]
+  auth = { username = "me", password = "in-a-table", auth = "in-a-table-too" }
+  tls = { key_file = "/etc/key.pem" }
+"""
+
+
+def test_secrets_of_registries_are_hidden() -> None:
+    shown = config.hidden(V2 + SECRETS)
+    assert not re.findall(r"in-a|aW4t|quotes", shown)
+    assert shown.count("(hidden)") == 8
+    assert shown.startswith(V2)
+    for kept in ('username = "me"', "@mirror.example.com", 'key_file = "/etc/key.pem"'):
+        assert kept in shown
+    assert len(shown.splitlines()) == len((V2 + SECRETS).splitlines())
+
+
+@pytest.mark.parametrize("key", ["password", "auth", "identitytoken", "token"])
+def test_secrets_that_would_be_lost_are_told_without_their_values(key: str) -> None:
+    lost = config.lost(f'[a."b.example.com".auth]\n  {key} = "its-value"\n', "", {})
+    shown = config.hidden(f"{ROOT}: nothing was changed: {lost[0]} would be lost.")
+    assert shown == f'{ROOT}: nothing was changed: a.b.example.com.auth.{key} = "(hidden)" would be lost.'
+
+
+CONTAINERD = """\
+#!/bin/sh
+[ "$1" = --version ] && echo "containerd github.com/containerd/containerd 1.7.29 x" && exit
+cat "$2"
+"""
+
+
+class Module:
+    """A module on a host whose containerd dumps what it reads."""
+
+    check_mode = False
+    run_command = staticmethod(
+        lambda argv: (0, subprocess.run(argv, check=True, capture_output=True, text=True).stdout, "")
+    )
+
+    def __init__(self, folder: Path) -> None:
+        self.tmpdir = str(folder / "tmp")
+        program = folder / "bin/containerd"
+        for made in (program.parent, folder / "tmp"):
+            made.mkdir()
+        program.write_text(CONTAINERD)
+        program.chmod(0o755)
+        self.params = {
+            **SETTINGS,
+            "program": str(program),
+            "config": str(folder / "config.toml"),
+            "journal": str(folder / "state/before.json"),
+            "generations": GENERATIONS,
+            "plugins": PLUGINS,
+        }
+
+    @staticmethod
+    def atomic_move(source: str, target: str) -> None:
+        """Give modes as Ansible does: that of the file before, for a new one what umask leaves."""
+        umask = os.umask(0)
+        os.umask(umask)
+        mode = Path(target).stat().st_mode if Path(target).exists() else 0o666 & ~umask
+        Path(source).replace(target)
+        Path(target).chmod(mode)
+
+
+def test_what_has_passwords_in_it_is_read_by_nobody_else(tmp_path: Path) -> None:
+    module, root = Module(tmp_path), tmp_path / "config.toml"
+    root.write_text(V2 + SECRETS)
+    root.chmod(0o640)
+    result = present(module)
+    assert (result["changed"], result["restart"], result["files"]) == (True, True, [str(root)])
+    assert "in-a-text" not in str(result)
+    assert 'password = "in-a-text"' in root.read_text()
+    assert root.stat().st_mode & 0o777 == 0o640
+    journal = tmp_path / "state/before.json"
+    assert json.loads(journal.read_text()) == {str(root): V2 + SECRETS}
+    assert journal.stat().st_mode & 0o777 == 0o600
+    assert present(module)["changed"] is False
+
+
+def test_a_change_that_is_hidden_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, root = Module(tmp_path), tmp_path / "config.toml"
+    root.write_text('version = 2\npassword = "one"\n')
+    monkeypatch.setattr(config, "wanted", lambda *_: {str(root): 'version = 2\npassword = "two"\n'})
+    monkeypatch.setattr(config, "missing", lambda *_: [])
+    monkeypatch.setattr(config, "lost", lambda *_: [])
+    result = present(module)
+    assert result["changed"] is True
+    assert result["diff"][0]["before"] == result["diff"][0]["after"] == 'version = 2\npassword = "(hidden)"\n'
+
+
+def test_a_new_file_is_for_everybody(tmp_path: Path) -> None:
+    present(Module(tmp_path))
+    assert (tmp_path / "config.toml").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_client_is_the_one_beside_containerd(tmp_path: Path) -> None:
+    module = Module(tmp_path)
+    assert present(module)["ctr"] == "ctr"
+    client = tmp_path / "bin/ctr"
+    client.write_text("#!/bin/sh\n")
+    client.chmod(0o755)
+    assert present(module)["ctr"] == str(client)

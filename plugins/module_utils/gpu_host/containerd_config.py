@@ -10,7 +10,11 @@ file, between what is there. A drop-in never has a higher version than the root 
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Mapping
+
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import MASK
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.redact import Redactor
 
 from . import toml
 
@@ -22,6 +26,10 @@ _OURS = ("disabled_plugins", "imports", "version")
 #: Values that say as much as none.
 _NOTHING = ('""', "''", "0", "false", "[]", "{}")
 RUNC = "io.containerd.runc.v2"
+#: Secrets of registries whose names say so to containerd alone.
+_REGISTRY_SECRET = re.compile(
+    r"""(\b(?:auth|identitytoken)["']?[ \t]*=[ \t]*)("(?:[^"\\\n]|\\.)+"|'[^'\n]+')""", re.IGNORECASE
+)
 
 
 class Refused(ValueError):
@@ -113,6 +121,11 @@ def missing(after: str, values: Mapping) -> list[str]:
         for key, value in pairs.items()
         if toml.unquoted(later.get((table, key), "")) != toml.unquoted(value)
     ]
+
+
+def hidden(text: str) -> str:
+    """Return a configuration, or a message about one, without the passwords and tokens of registries."""
+    return Redactor().text(_REGISTRY_SECRET.sub(rf'\1"{MASK}"', text))
 
 
 def dumped(generation: Mapping, plugins: Mapping[str, str], settings: Mapping) -> dict:
