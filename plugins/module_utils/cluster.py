@@ -18,17 +18,15 @@ from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions imp
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import FIELD_MANAGER
 
 try:
-    from kubernetes.client import CoreV1Api
     from kubernetes.client.exceptions import ApiException
     from kubernetes.client.rest import RESTClientObject
     from kubernetes.dynamic.exceptions import (
         DynamicApiError,
         ResourceNotFoundError,
     )
-    from kubernetes.stream import portforward
     from urllib3.exceptions import HTTPError
 except ImportError:  # kubernetes.core's module class says so in its own words
-    RESTClientObject = CoreV1Api = portforward = None
+    RESTClientObject = None
     ApiException = DynamicApiError = ResourceNotFoundError = HTTPError = type("Missing", (Exception,), {})
 
 #: Seconds to connect and to wait for an answer.
@@ -321,6 +319,10 @@ class Cluster:
 
         :raises OSError: when the API server does not forward it.
         """
+        # Here, for they load every model of the API: most of a second, which each module would pay at its start.
+        from kubernetes.client import CoreV1Api
+        from kubernetes.stream import portforward
+
         core = CoreV1Api(self._client.client.client)
         try:
             forward = portforward(core.connect_get_namespaced_pod_portforward, pod, namespace, ports=str(port))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -212,3 +215,16 @@ def test_what_discovery_has_in_a_file_is_no_answer(cluster: Cluster, slept: list
     with pytest.raises(Unreachable):
         ask(cluster, AWAY)
     assert slept == []
+
+
+def test_the_models_of_the_api_are_not_loaded() -> None:
+    """All of them at once cost half a second, which every call of a module would pay."""
+    program = (
+        "import sys, ansible_collections.kubernetes.core.plugins.module_utils.k8s.client\n"
+        "before = set(sys.modules)\n"
+        "import ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster\n"
+        "print(sorted(name for name in set(sys.modules) - before if name.startswith('kubernetes.client.models.')))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "[]"
