@@ -9,6 +9,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.documents import objects_of
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import awaited_first
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.progress import Progress
 
 #: Seconds that each part of a wait takes at most: short ones first, to say soon what is missing.
@@ -65,8 +66,7 @@ class ActionModule(ActionBase):
         awaited = [_reference(item) for item in objects_of(arguments.get("objects") or [])]
         count = len(result["objects"])
         if result.get("held_back"):
-            first = {kind for kinds in arguments["ready_first"].values() for kind in kinds}
-            awaited = [item for item in awaited if item["kind"] in first]
+            awaited = awaited_first(awaited, arguments["ready_first"])
             count = len(awaited)
         progress = Progress(count, timeout)
         access = {key: value for key, value in arguments.items() if key in ACCESS}

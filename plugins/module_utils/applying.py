@@ -29,6 +29,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import 
 )
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.lease import RunLease
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import (
+    awaited_first,
     foreign,
     in_groups,
     in_order,
@@ -141,8 +142,8 @@ class Apply:
 
     def _held_back(self, objects: list[dict], ready_first: Mapping[str, Sequence[str]]) -> list[dict]:
         """Return what of ``objects`` has to change and waits for another one of its model that is not ready yet."""
-        kinds = {kind for first in ready_first.values() for kind in first}
-        late = {(item["kind"], _model(item)) for item in objects if item["kind"] in kinds and not self._is_ready(item)}
+        first = awaited_first(objects, ready_first)
+        late = {(item["kind"], _model(item)) for item in first if not self._is_ready(item)}
         return [
             item
             for item in objects

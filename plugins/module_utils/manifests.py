@@ -8,6 +8,7 @@ import copy
 import hashlib
 import itertools
 import json
+from collections.abc import Mapping, Sequence
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     ASKED,
@@ -52,6 +53,15 @@ def _rank(item: dict) -> int:
     if kind in _FIRST:
         return _FIRST.index(kind) - len(_FIRST)
     return _LAST.index(kind) + 1 if kind in _LAST else 0
+
+
+def awaited_first(objects: list[dict], ready_first: Mapping[str, Sequence[str]]) -> list[dict]:
+    """Return those of ``objects`` that others wait for.
+
+    :param ready_first: by kind the kinds that it waits for.
+    """
+    kinds = {kind for first in ready_first.values() for kind in first}
+    return [item for item in objects if item["kind"] in kinds]
 
 
 def name_of(item: dict) -> str:

@@ -186,7 +186,7 @@ from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import An
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import documents
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.applying import Apply
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import name_of
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import awaited_first, name_of
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     MANAGED_BY,
     MANAGED_BY_LABEL,
@@ -251,8 +251,7 @@ def run(module, result: dict) -> None:
         result["held_back"] = [name_of(item) for item in held_back]
         if params["wait"] and not module.check_mode:
             start = time.monotonic()
-            first = {kind for kinds in ready_first.values() for kind in kinds}
-            awaited = [item for item in objects if item["kind"] in first] if held_back else objects
+            awaited = awaited_first(objects, ready_first) if held_back else objects
             pending = wait(cluster, awaited, params["wait_timeout"], params["wait_slice"])
             result["pending"] = [asdict(entry) for entry in pending]
             result["waited"] = round(time.monotonic() - start, 1)

@@ -11,8 +11,6 @@ from typing import Any
 from .findings import Finding, did_you_mean, listing
 
 RULE = "images"
-#: Registry that a reference without one means.
-_DEFAULT_REGISTRY = "docker.io"
 _REGISTRY = re.compile(r"[A-Za-z0-9][-A-Za-z0-9.]*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
 _REFERENCE = re.compile(r"[A-Za-z0-9][-A-Za-z0-9.]*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:[\w][\w.-]*)?(@sha256:\w+)?")
 
