@@ -23,7 +23,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.redact import (
     Redactor,
     is_secret_name,
 )
-from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import to_plain
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import stack_of, to_plain
 from jinja2 import TemplateError
 
 COLLECTION = "llm_d.multi_engine"
@@ -53,7 +53,7 @@ class ActionModule(ActionBase):
         redactor = Redactor([*secrets, *(arguments.get("secrets") or [])])
         inputs, broken = self._inputs(variables)
         arguments["inputs"] = redactor.value({**inputs, **(arguments.get("inputs") or {})})
-        arguments["resolved"] = redactor.value(arguments.get("resolved") or {})
+        arguments["resolved"] = redactor.value(stack_of(arguments.get("resolved") or {}))
         arguments["findings"] = redactor.text("\n".join(filter(None, [arguments.get("findings"), *broken])))
         arguments["versions"] = {**versions(), **(arguments.get("versions") or {})}
         arguments["secrets"] = sorted({*secrets, *(arguments.get("secrets") or [])})

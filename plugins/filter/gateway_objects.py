@@ -10,7 +10,7 @@ author: the llm_d.multi_engine authors (@llm-d)
 description: Composes the objects that role C(istio_gateway) applies, and lays patches of the Gateway over them.
 options:
   _input:
-    description: Result of P(llm_d.multi_engine.resolve#filter).
+    description: Result of M(llm_d.multi_engine.resolve).
     type: dict
     required: true
   options:
@@ -34,11 +34,11 @@ _value:
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import gateway, patches
-from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import to_plain
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import stack_of, to_plain
 
 
 def _gateway_objects(resolved: dict, options: dict) -> list:
-    resolved = to_plain(resolved)
+    resolved = stack_of(resolved)
     objects = gateway.compose(resolved["stack"], resolved["engines"], to_plain(options))
     ours = [patch for patch in resolved["patches"] if patch["target"]["kind"] == "Gateway"]
     try:

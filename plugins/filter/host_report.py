@@ -18,7 +18,7 @@ options:
     type: str
     required: true
   resolved:
-    description: Result of P(llm_d.multi_engine.resolve#filter).
+    description: Result of M(llm_d.multi_engine.resolve).
     type: dict
     required: true
   knowledge:
@@ -47,7 +47,7 @@ _value:
 """
 
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import host_gate
-from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import as_list, to_plain
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import as_list, stack_of, to_plain
 
 
 def _host_report(facts: dict, host: str, resolved: dict, knowledge: dict, settings: dict) -> dict:
@@ -58,7 +58,7 @@ def _host_report(facts: dict, host: str, resolved: dict, knowledge: dict, settin
         overrides=as_list(plain["overrides"]),
         mends=as_list(plain["mends"]),
     )
-    return host_gate.host_report(str(host), to_plain(facts), to_plain(resolved), to_plain(knowledge), plain)
+    return host_gate.host_report(str(host), to_plain(facts), stack_of(resolved), to_plain(knowledge), plain)
 
 
 class FilterModule:

@@ -19,7 +19,7 @@ options:
     choices: [objects, istiod_values]
     default: objects
   sources:
-    description: What is pulled to where upstream has it, as P(llm_d.multi_engine.resolve#filter) returns it.
+    description: What is pulled to where upstream has it, as M(llm_d.multi_engine.resolve) returns it.
     type: dict
     default: {}
 """

@@ -10,7 +10,7 @@ author: the llm_d.multi_engine authors (@llm-d)
 description: Compares the Istio control planes of a cluster with what the release needs.
 options:
   _input:
-    description: A release, as P(llm_d.multi_engine.resolve#filter) returns it.
+    description: A release, as M(llm_d.multi_engine.resolve) returns it.
     type: dict
     required: true
   cluster:

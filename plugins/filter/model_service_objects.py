@@ -10,7 +10,7 @@ author: the llm_d.multi_engine authors (@llm-d)
 description: Composes the objects that role C(model_service) applies, by model, and lays the patches of the inventory over them.
 options:
   _input:
-    description: Result of P(llm_d.multi_engine.resolve#filter).
+    description: Result of M(llm_d.multi_engine.resolve).
     type: dict
     required: true
   options:
@@ -38,11 +38,11 @@ _value:
 from ansible.errors import AnsibleFilterError
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import documents
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import model_service, patches, prefetch
-from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import to_plain
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import stack_of, to_plain
 
 
 def _model_service_objects(resolved: dict, options: dict, as_json: bool = False) -> dict | str:
-    resolved, options = to_plain(resolved), to_plain(options)
+    resolved, options = stack_of(resolved), to_plain(options)
     by_model = {
         model["name"]: model_service.compose(resolved["stack"], resolved["namespace"], model, options)
         for model in resolved["models"]

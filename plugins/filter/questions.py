@@ -10,7 +10,7 @@ author: the llm_d.multi_engine authors (@llm-d)
 description: Returns the models as M(llm_d.multi_engine.inference_check) takes them.
 options:
   _input:
-    description: Result of P(llm_d.multi_engine.resolve#filter).
+    description: Result of M(llm_d.multi_engine.resolve).
     type: dict
     required: true
 """
@@ -28,12 +28,12 @@ _value:
   elements: dict
 """
 
-from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import to_plain
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import stack_of
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.questions import questions
 
 
 def _questions(resolved: dict) -> list:
-    return questions(to_plain(resolved))
+    return questions(stack_of(resolved))
 
 
 class FilterModule:

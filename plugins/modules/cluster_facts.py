@@ -11,6 +11,7 @@ author: the llm_d.multi_engine authors (@llm-d)
 description:
   - Reads in one call what decides beforehand whether a stack can work, versions, definitions,
     nodes, Istio and permissions. Writes nothing.
+  - Given the O(stack), tells why the cluster cannot run it.
   - What the credentials may not see is returned as null.
 options:
   namespace:
@@ -27,6 +28,16 @@ options:
       group: {description: API group; empty for the core one., type: str, default: ""}
       resource: {description: Resource in the plural., type: str, required: true}
       namespace: {description: Namespace; empty for the whole cluster., type: str, default: ""}
+  stack:
+    description:
+      - RV(llm_d.multi_engine.resolve#module:text), the stack that the cluster is to run.
+      - Asks for the permissions that its play will need.
+    type: str
+  overrides:
+    description: Names of rules to wave through.
+    type: list
+    elements: str
+    default: []
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
 requirements:
@@ -44,6 +55,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+findings:
+  description: Why the cluster cannot run O(stack).
+  returned: when there is a stack
+  type: list
+  elements: str
 cluster:
   description: The facts.
   returned: always
@@ -92,6 +108,9 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
 
 ARGUMENTS = {
     "namespace": {"type": "str", "required": True},
+    # The action plugin compares; the module never sees a stack.
+    "stack": {"type": "str"},
+    "overrides": {"type": "list", "elements": "str", "default": []},
     "permissions": {
         "type": "list",
         "elements": "dict",

@@ -30,7 +30,7 @@ options:
     type: path
     required: true
   resolved:
-    description: Result of P(llm_d.multi_engine.resolve#filter), as far as there is one.
+    description: Result of M(llm_d.multi_engine.resolve), as far as there is one.
     type: dict
     default: {}
   findings:

@@ -4,8 +4,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
+
+#: Where the result of module ``resolve`` has all of itself as JSON.
+TEXT = "text"
 
 
 def to_plain(value: Any) -> Any:
@@ -27,6 +31,15 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value)
     return str(value)
+
+
+def stack_of(resolved: Any) -> Any:
+    """Return what module ``resolve`` returned, plain.
+
+    It has all of that as text, too: to read it is many times faster than to walk what Ansible makes of the structure.
+    """
+    text = resolved.get(TEXT) if isinstance(resolved, Mapping) else None
+    return json.loads(text) if text else to_plain(resolved)
 
 
 def as_list(value: Any) -> list[Any]:

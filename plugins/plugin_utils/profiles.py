@@ -14,14 +14,18 @@ from .versions import matches
 Profile = dict[str, Any]
 
 
-def merge(base: Any, over: Any) -> Any:
-    """Return ``over`` laid over ``base``: dicts are merged by key, everything else is replaced."""
+def merge(base: Any, *layers: Any) -> Any:
+    """Return a copy of ``base`` with ``layers`` laid over it: dicts are merged by key, everything else is replaced."""
+    for over in layers:
+        base = _laid_over(base, over)
+    # Once, and not for each layer: most of what it costs to resolve a model.
+    return copy.deepcopy(base)
+
+
+def _laid_over(base: Any, over: Any) -> Any:
     if not isinstance(base, Mapping) or not isinstance(over, Mapping):
-        return copy.deepcopy(over)
-    result = {key: copy.deepcopy(value) for key, value in base.items()}
-    for key, value in over.items():
-        result[key] = merge(base.get(key), value) if key in base else copy.deepcopy(value)
-    return result
+        return over
+    return {**base, **{key: _laid_over(base[key], value) if key in base else value for key, value in over.items()}}
 
 
 def effective(profile: Mapping[str, Any], version: str, accelerator: str, variant: str = "") -> Profile:
@@ -41,12 +45,8 @@ def effective(profile: Mapping[str, Any], version: str, accelerator: str, varian
     ]
     layers.append(profile.get("variants", {}).get(variant, {}).get("set", {}))
     layers.append(profile["accelerators"][accelerator])
-    result: Any = {
-        key: value for key, value in profile.items() if key not in ("by_version", "variants", "accelerators")
-    }
-    for layer in layers:
-        result = merge(result, layer)
-    return result
+    base = {key: value for key, value in profile.items() if key not in ("by_version", "variants", "accelerators")}
+    return merge(base, *layers)
 
 
 def image(profile: Profile, version: str, variant: str = "") -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.catalogue_files import load as load_catalogue
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,15 +49,7 @@ def load(*path: str) -> Any:
 
 @functools.cache
 def _catalogue() -> dict[str, Any]:
-    def files(folder: str) -> dict[str, Any]:
-        return {name: data for path in sorted((VARS / folder).iterdir()) for name, data in load(path).items()}
-
-    return {
-        "engines": files("engines"),
-        "releases": files("releases"),
-        "model_schema": load("model.yml")["__inference_engine_model_schema"],
-        "rules": load("compatibility.yml")["__inference_engine_compatibility"],
-    }
+    return load_catalogue(VARS)
 
 
 def catalogue(*files: Path) -> dict[str, Any]:
