@@ -12,16 +12,9 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import 
     Cluster,
     ClusterError,
     Unauthorized,
-    Unreachable,
-)
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.explain import (
-    WORKLOADS,
-    Around,
-    why_not_ready,
 )
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import name_of
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import JUDGED, State, judge
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.redact import Redactor
 
 #: Seconds between two looks at why objects are not ready.
 _EXPLAIN_EVERY = 3
@@ -68,7 +61,10 @@ def wait(
                 return []
             if spent - explained >= _EXPLAIN_EVERY or spent >= span:
                 explained = spent
-                look = _Look(cluster.impatient(), since)
+                # Here, for where all is ready it is not needed, and it takes its time to load.
+                from ansible_collections.llm_d.multi_engine.plugins.module_utils.looking import Look
+
+                look = Look(cluster.impatient(), since)
                 found = [(item, *look.explain(item, live, state)) for item, live, state in late]
                 reasons = {name_of(item): reason for item, reason, _final in found}
                 if spent >= timeout or any(final for _item, _reason, final in found):
@@ -77,29 +73,6 @@ def wait(
             if spent >= span:
                 return [Pending(name_of(item), reasons.get(name_of(item), state.reason)) for item, _live, state in late]
             watches.changed(min(1.0, span - spent))
-
-
-class _Look:
-    """One look at why objects are not ready. It does not wait for an API server that is away."""
-
-    def __init__(self, cluster: Cluster, since: float) -> None:
-        self._cluster, self._since, self._around = cluster, since, Around(cluster)
-        self._away = False
-        self._redactor = Redactor()
-
-    def explain(self, item: dict, live: dict | None, state: State, logs: bool = False) -> tuple[str, bool]:
-        """Return why ``item`` is not ready, and whether waiting is hopeless."""
-        lines, final = [], state.final
-        if live and item["kind"] in WORKLOADS and not self._away:
-            try:
-                lines, hopeless = why_not_ready(self._cluster, live, logs, self._since, self._around)
-                final = final or hopeless
-            except ClusterError as error:
-                self._away = isinstance(error, Unreachable)
-                lines = str(error).splitlines()
-        # Engines print their arguments when they start.
-        lines = self._redactor.text("\n".join(lines)).splitlines()
-        return "\n".join([f"{name_of(item)}: {state.reason}", *(f"  {line}" for line in lines)]), final
 
 
 def failure(reasons: list[str], spent: float, timed_out: bool) -> str:

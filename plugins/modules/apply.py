@@ -180,7 +180,6 @@ import signal
 import time
 from dataclasses import asdict
 
-from ansible.module_utils.urls import open_url
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import documents
@@ -287,6 +286,9 @@ def load(source: str) -> list[dict]:
     """Return the objects in a file or behind a URL."""
     try:
         if "://" in source:
+            # Here, for it loads cryptography and more: a tenth of a second that each run would pay.
+            from ansible.module_utils.urls import open_url
+
             text = open_url(source, timeout=60).read()
         else:
             with open(source, "rb") as file:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.llm_d.multi_engine.plugins.module_utils import waiting
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import looking, waiting
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import ClusterError, Unreachable
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.waiting import Pending, wait
 
@@ -48,7 +48,7 @@ class Watched:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "_PAUSE", 0.01)
     why = ["pod a is not scheduled: no GPU"]
-    monkeypatch.setattr(waiting, "why_not_ready", lambda cluster, *_args: (why, cluster.hopeless))
+    monkeypatch.setattr(looking, "why_not_ready", lambda cluster, *_args: (why, cluster.hopeless))
 
 
 def test_it_ends_when_all_is_ready() -> None:
