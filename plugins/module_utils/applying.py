@@ -62,15 +62,16 @@ class Apply:
 
     :param params: parameters of module ``apply``.
     :param dry_run: only ask the API server what would become of them.
+    :param show: note down how each object changes.
     """
 
-    def __init__(self, cluster: Cluster, params: dict, dry_run: bool) -> None:
+    def __init__(self, cluster: Cluster, params: dict, dry_run: bool, show: bool = True) -> None:
         #: What a person should know that is no error.
         self.warnings: list[str] = []
         #: Per object its ``name``, ``action`` and whether the API server has ``checked`` it.
         self.results: list[dict] = []
         self.diffs: list[dict] = []
-        self._cluster, self._params, self._dry_run = cluster, params, dry_run
+        self._cluster, self._params, self._dry_run, self._is_shown = cluster, params, dry_run, show
         self._stack, self._role, self._namespace = params["stack"], params["role"], params["namespace"]
         self._set = applyset.set_name(self._stack, self._role) if self._role else ""
         self._id = applyset.set_id(self._set, self._namespace) if self._role else ""
@@ -249,10 +250,10 @@ class Apply:
         """
         # Secrets of others are none of our business.
         if len(items) > 1 and namespace and kind != "Secret":
-            self._see(*self._cluster.list(api_version, kind, namespace))
+            self._see(*self._cluster.list(api_version, kind, namespace, known=True))
             return
         if known:
-            self._see(*self._cluster.list(api_version, kind, namespace, self._selector()))
+            self._see(*self._cluster.list(api_version, kind, namespace, self._selector(), known=True))
         for item in items:
             if name_of(item) not in self._seen:
                 self._see(self._cluster.get(api_version, kind, item["metadata"]["name"], namespace))
@@ -537,19 +538,18 @@ class Apply:
     # --- what is said of it -----------------------------------------------------------------
 
     def _record(self, item: dict, live: dict | None, after: dict, checked: bool) -> None:
+        if live is None:
+            self.results.append({"name": name_of(item), "action": "created", "checked": checked})
+            # What the server fills in by default says nothing about the change.
+            self._show(item, {}, presentable(item))
+            return
         # The same one was not written at all.
         before, now = ({}, {}) if live is after else (presentable(live), presentable(after, live))
-        if live and before == now:
+        if before == now:
             self._remember_unchanged(item, checked)
             return
-        action = "created" if live is None else "changed"
-        self.results.append({"name": name_of(item), "action": action, "checked": checked})
-        if action == "created":
-            # What the server fills in by default says nothing about the change.
-            now = presentable(item)
-        else:
-            before, now = _narrow(before, now, item)
-        self._show(item, before, now)
+        self.results.append({"name": name_of(item), "action": "changed", "checked": checked})
+        self._show(item, *_narrow(before, now, item))
 
     def _remember_unchanged(self, item: dict, checked: bool) -> None:
         self.results.append({"name": name_of(item), "action": "unchanged", "checked": checked})
@@ -563,6 +563,8 @@ class Apply:
         self._show(live, presentable(live), {})
 
     def _show(self, item: dict, before: dict, after: dict) -> None:
+        if not self._is_shown:
+            return
         header = name_of(item)
         self.diffs.append(
             {"before_header": header, "after_header": header, "before": _dump(before), "after": _dump(after)}

@@ -167,6 +167,8 @@ class Cluster:
                 namespace=namespace, label_selector=labels, serialize=False, _request_timeout=TIMEOUTS
             ),
         )
+        if answer is None and known:
+            raise self._unknown(kind, api_version)
         # Items of a list do not say what they are.
         return [{"apiVersion": api_version, "kind": kind, **item} for item in (answer or {}).get("items") or []]
 
@@ -366,10 +368,14 @@ class Cluster:
             try:
                 self._kinds[key] = self._persist("get", lambda: self._client.resource(kind, api_version))
             except ResourceNotFoundError as error:
-                raise UnknownKind(
-                    f"The cluster does not know {kind} ({api_version}): its CustomResourceDefinition is missing."
-                ) from error
+                raise self._unknown(kind, api_version) from error
         return self._kinds[key]
+
+    @staticmethod
+    def _unknown(kind: str, api_version: str) -> UnknownKind:
+        return UnknownKind(
+            f"The cluster does not know {kind} ({api_version}): its CustomResourceDefinition is missing."
+        )
 
     def _call(self, verb: str, request: Callable, missing_is_none: bool = True) -> dict | None:
         """Return the answer to ``request``, which is sent again while that may help."""
@@ -466,6 +472,9 @@ class Cluster:
             return Forbidden(f"No permission: {message}. Ask for it, or use other credentials by llm_d_kubeconfig.")
         if status == 409:
             return _conflicts(body) or Conflict(message)
+        if status == 404 and "kind" not in body:
+            # No object is missing, but the path: what discovery once noted down in a file is served no more.
+            return UnknownKind("The cluster does not know this kind any more: its CustomResourceDefinition is missing.")
         return ClusterError(f"The API server refused ({status}): {message}")
 
 

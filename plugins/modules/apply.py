@@ -239,7 +239,8 @@ def run(module, result: dict) -> None:
     if not objects and not sources and not params["role"]:
         return
     cluster = Cluster(module)
-    apply = Apply(cluster, params, module.check_mode)
+    # Nobody sees a diff that was not asked for; check mode is asked by the status, too.
+    apply = Apply(cluster, params, module.check_mode, show=module.check_mode or module._diff)
     try:
         if params["only_prune"]:
             apply.prune(objects)

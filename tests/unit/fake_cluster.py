@@ -51,8 +51,12 @@ class FakeCluster:
             raise UnknownKind(f"The cluster does not know {kind}")
         return copy.deepcopy(self.live.get((kind, name)))
 
-    def list(self, _api_version: str, kind: str, _namespace: str | None = None, labels: str = "") -> list[dict]:
+    def list(
+        self, _api_version: str, kind: str, _namespace: str | None = None, labels: str = "", known: bool = False
+    ) -> list[dict]:
         if kind in self.unknown:
+            if not known:
+                return []
             raise UnknownKind(f"The cluster does not know {kind}")
         wanted = dict(entry.split("=") for entry in labels.split(",") if entry)
         return [

@@ -564,3 +564,10 @@ def test_a_job_that_the_api_server_writes_otherwise_is_ready_too() -> None:
     assert held_back(cluster, NAMESPACE, job, item("Deployment")) == ["Deployment"]
     cluster.live["Job", "a"]["status"] = FINISHED
     assert held_back(cluster, NAMESPACE, job, item("Deployment")) == []
+
+
+def test_changes_that_nobody_wants_to_see() -> None:
+    apply = Apply(FakeCluster(), PARAMS, dry_run=False, show=False)
+    apply.all([NAMESPACE])
+    assert actions(apply) == [("Namespace llm-d", "created", True)]
+    assert apply.diffs == []

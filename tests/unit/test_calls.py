@@ -19,6 +19,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import 
     Conflict,
     Forbidden,
     Owned,
+    UnknownKind,
     Unreachable,
 )
 from kubernetes.client.exceptions import ApiException
@@ -44,7 +45,7 @@ class Server:
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
 
-    def __call__(self) -> Any:
+    def __call__(self, *_item: Any, **_options: Any) -> Any:
         found = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(found, Exception):
             raise found
@@ -139,6 +140,23 @@ def test_credentials_that_end_are_read_again(cluster: Cluster, slept: list[float
     with pytest.raises(ClusterError, match=r"^The API server no longer accepts the credentials: no. Check"):
         ask(cluster, refusal(401))
     assert slept == []
+
+
+def test_a_kind_that_is_served_no_more(cluster: Cluster, slept: list[float]) -> None:
+    """Discovery has it in a file still."""
+    gone, missing = refusal(404), refusal(404, 'namespaces "x" not found', kind="Status")
+    gone.body = "404 page not found"
+    cluster._client.resource = lambda kind, api_version: SimpleNamespace(
+        get=Server(gone), server_side_apply=Server(gone, missing)
+    )
+    item = {"apiVersion": "v1", "kind": "Gone", "metadata": {"name": "a"}}
+    assert cluster.list("v1", "Gone") == []
+    with pytest.raises(UnknownKind, match=r"^The cluster does not know Gone \(v1\)"):
+        cluster.list("v1", "Gone", known=True)
+    with pytest.raises(UnknownKind):
+        cluster.apply(item, force=False, dry_run=False)
+    with pytest.raises(ClusterError, match=r"refused \(404\): namespaces"):
+        cluster.apply(item, force=False, dry_run=False)
 
 
 def test_refusals_are_told_apart(cluster: Cluster, slept: list[float]) -> None:
