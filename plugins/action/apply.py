@@ -6,26 +6,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.documents import objects_of
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import awaited_first
+from ansible_collections.llm_d.multi_engine.plugins.modules import apply, ready
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.here import ModuleAction
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.progress import Progress
 
 #: Seconds that each part of a wait takes at most: short ones first, to say soon what is missing.
 SLICES = (10, 10, 20, 30)
 #: Times that what was held back is tried anew although nothing is waited for: somebody may have been quicker.
 TRIES = 3
+MODULES = {"apply": apply, "ready": ready}
 #: Options that say how to reach the cluster, by all their names.
 ACCESS = {name for option, spec in AUTH_ARG_SPEC.items() for name in (option, *spec.get("aliases", ()))}
 
 
-class ActionModule(ActionBase):
+class ActionModule(ModuleAction):
     """Applies objects, waits for them with progress on the screen, then removes what is not wanted any more."""
 
     _supports_check_mode = True
     _supports_async = False
-    TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict | None = None) -> dict:
         result = super().run(tmp, task_vars)
@@ -96,9 +97,7 @@ class ActionModule(ActionBase):
         return int(self._task.args.get("wait_timeout", 300))
 
     def _module(self, name: str, arguments: dict[str, Any], task_vars: dict | None) -> dict:
-        return self._execute_module(
-            module_name=f"llm_d.multi_engine.{name}", module_args=arguments, task_vars=task_vars
-        )
+        return self.call(MODULES[name], arguments, task_vars)
 
     @staticmethod
     def _join(result: dict, rest: dict) -> None:

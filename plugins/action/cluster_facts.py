@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import json
 
-from ansible.plugins.action import ActionBase
+from ansible_collections.llm_d.multi_engine.plugins.modules import cluster_facts
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.gate import stack_findings
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.here import ModuleAction
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.permissions import needed
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import as_list, to_plain
 
 
-class ActionModule(ActionBase):
+class ActionModule(ModuleAction):
     """Reports what a cluster offers."""
 
     _supports_check_mode = True
-    TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict | None = None) -> dict:
         result = super().run(tmp, task_vars)
@@ -25,8 +25,7 @@ class ActionModule(ActionBase):
         overrides = as_list(arguments.pop("overrides", None) or [])
         if stack:
             arguments["permissions"] = [*(arguments.get("permissions") or []), *needed(stack)]
-        # By its full name: it is not one of Ansible's own.
-        result.update(self._execute_module("llm_d.multi_engine.cluster_facts", arguments, task_vars=task_vars))
+        result.update(self.call(cluster_facts, arguments, task_vars))
         if stack and not result.get("failed"):
             result["findings"] = stack_findings(stack, to_plain(result["cluster"]), overrides)
         return result

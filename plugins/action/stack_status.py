@@ -10,26 +10,25 @@ import os
 
 from ansible import constants
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
+from ansible_collections.llm_d.multi_engine.plugins.modules import stack_status
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.files import replace
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.here import ModuleAction
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import to_plain
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.status import report
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.status_table import table
 
 
-class ActionModule(ActionBase):
+class ActionModule(ModuleAction):
     """Reports how a stack is."""
 
     _supports_check_mode = True
-    TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict | None = None) -> dict:
         result = super().run(tmp, task_vars)
         arguments = to_plain(self._task.args)
         comparisons = arguments.pop("comparisons", None) or {}
         path = arguments.pop("path", None)
-        # By its full name: it is not one of Ansible's own.
-        seen = self._execute_module("llm_d.multi_engine.stack_status", arguments, task_vars=task_vars)
+        seen = self.call(stack_status, arguments, task_vars)
         live = seen.pop("live", None)
         result.update(seen)
         if live is None:
