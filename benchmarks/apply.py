@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What it costs to bring 1, 10 and 100 models into a cluster, next to helm and kubectl.
 
-    .venv/bin/python benchmarks/apply.py --kubeconfig /var/lib/llm-d-embedded-api/kubeconfig [--quick]
+    .venv/bin/python benchmarks/apply.py --kubeconfig /var/lib/llm-d-embedded-api/kubeconfig [--models 1 100] [--scope gaie]
 
 Each tool does the same three things: a first apply into an empty namespace, a run that changes nothing, and one after
 one model's port has changed. It is always given all models, as automation does that does not know what changed.
@@ -12,10 +12,13 @@ one model's port has changed. It is always given all models, as automation does 
   Scope ``gaie`` is the endpoint pickers, pools and routes (--tags gaie), ``whole`` the model servers too.
 * helm: ``helm upgrade --install`` of upstream's inferencepool chart, once a model. It makes what scope ``gaie`` is.
 * kubectl: ``kubectl apply --server-side`` of the files that playbook ``render`` wrote before; ``diff`` is ``kubectl
-  diff`` of them. Rendering is not counted.
+  diff`` of them. Rendering is not counted. Another kubectl in PATH is measured, too: clients before 1.34 or so send
+  50 requests a second at most.
+* floor: ``ansible-playbook`` of a play without tasks, and of one with one module that does nothing. No playbook is
+  faster than that.
 
 Nothing waits until anything is ready. Seconds are by the clock, and of processor time (of the clients, not of the API
-server). Requests are counted by the API server (GET includes discovery), without those of controllers; ``calls`` is
+server, whose own is in a table of its own: no client is faster than that). Requests are counted by the API server (GET includes discovery), without those of controllers; ``calls`` is
 what our modules say themselves. All figures are of one run on one machine, side by side: compare ratios.
 
 It wants an API server with a controller manager, such as ``tests/cluster up --api-only`` starts; nodes are not needed.
@@ -27,12 +30,14 @@ made, and removed in the end unless something uses them by then; so are the name
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,20 +45,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from figures import VERBS, Figure, both, chosen, growth, ratio, requests, table
+from figures import Figure, requests, server_seconds
 from measure import ROOT, Seconds, play, processor, timed
+from report import CHECK, HELM, OURS, PHASES, SCOPES, report
 
 MODELS = (1, 10, 100)
-PHASES = ("first", "no change", "one change")
 #: Of the release below, with whose chart it is compared.
 RELEASE = "gaie-1.5"
 OTHER_PORT = 8001
-#: What is divided by what, by scope.
-RATIOS = {
-    "gaie": [(("helm",), ("ours",)), (("kubectl apply",), ("ours",))],
-    "whole": [(("kubectl apply",), ("ours",)), (("kubectl diff", "kubectl apply"), ("ours",))],
-}
-CHECK_RATIO = (("kubectl diff",), ("ours, check",))
+#: Plays that do nothing, by what they are called.
+FLOORS: dict[str, list[dict]] = {"no task": [], "one module": [{"ansible.builtin.ping": {}}]}
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Setup:
     :ivar definitions: files with CustomResourceDefinitions that the objects need.
     :ivar base_chart: Istio's chart of definitions.
     :ivar helm_jobs: helm's runs at the same time.
+    :ivar kubectls: what is measured, by its name in tables.
     """
 
     kubeconfig: Path
@@ -73,6 +75,7 @@ class Setup:
     definitions: tuple[Path, ...]
     prefix: str
     helm_jobs: int
+    kubectls: dict[str, Path]
 
     def namespace(self, name: str) -> str:
         """Return the namespace of one tool and scope."""
@@ -86,9 +89,10 @@ class Setup:
             sys.exit(f"kubectl {' '.join(map(str, words))} failed:\n{done.stderr}")
         return done.stdout
 
-    def requests(self) -> Counter[str]:
-        """Return the requests that the API server has counted so far."""
-        return requests(self.ask("get", "--raw", "/metrics"))
+    def counted(self) -> tuple[Counter[str], float]:
+        """Return the requests that the API server has counted so far, and its seconds of processor time."""
+        metrics = self.ask("get", "--raw", "/metrics")
+        return requests(metrics), server_seconds(metrics)
 
 
 @contextmanager
@@ -166,24 +170,27 @@ class Run:
         self.figures, self.calls = figures, calls
         self._setup, self._count, self._folder = setup, count, folder
 
-    def all(self) -> None:
-        """Measure everything."""
-        with namespaces(self._setup, "ours-gaie", "ours-whole", "helm", "kubectl-gaie", "kubectl-whole"):
-            for scope in ("gaie", "whole"):
+    def all(self, scopes: Sequence[str]) -> None:
+        """Measure everything in ``scopes``."""
+        for scope in scopes:
+            with namespaces(self._setup, f"ours-{scope}"):
                 self._ours(scope)
-            self._helm()
-            for scope in ("gaie", "whole"):
-                self._kubectl(scope)
+            for tool in self._setup.kubectls:
+                with namespaces(self._setup, place(tool, scope)):
+                    self._kubectl(tool, scope)
+        if "gaie" in scopes:
+            with namespaces(self._setup, HELM):
+                self._helm()
 
     def _ours(self, scope: str) -> None:
         for phase in PHASES:
             words = [str(ROOT / "playbooks/models.yml"), *self._words(f"ours-{scope}", phase)]
             words += ["--tags", "gaie"] if scope == "gaie" else []
-            self._measure("ours, check", scope, phase, play, *words, "--check", "--diff")
-            self.calls[scope, phase] = calls(self._measure("ours", scope, phase, play, *words))
+            self._measure(CHECK, scope, phase, play, *words, "--check", "--diff")
+            self.calls[scope, phase] = calls(self._measure(OURS, scope, phase, play, *words))
 
     def _helm(self) -> None:
-        setup, namespace = self._setup, self._setup.namespace("helm")
+        setup, namespace = self._setup, self._setup.namespace(HELM)
         setup.ask("create", "namespace", namespace)
         for phase in PHASES:
             commands = []
@@ -192,20 +199,20 @@ class Run:
                 values.write_text(yaml.safe_dump(chart_values(model)), encoding="utf-8")
                 words = [setup.helm, "upgrade", "--install", model["name"], setup.chart, "--values", values]
                 commands.append([*words, "--namespace", namespace, "--kubeconfig", setup.kubeconfig])
-            self._measure("helm", "gaie", phase, all_timed, commands, setup.helm_jobs)
+            self._measure(HELM, "gaie", phase, all_timed, commands, setup.helm_jobs)
 
-    def _kubectl(self, scope: str) -> None:
-        name = f"kubectl-{scope}"
+    def _kubectl(self, tool: str, scope: str) -> None:
+        name = place(tool, scope)
         self._setup.ask("create", "namespace", self._setup.namespace(name))
-        kubectl = [self._setup.kubectl, "--kubeconfig", self._setup.kubeconfig]
+        kubectl = [self._setup.kubectls[tool], "--kubeconfig", self._setup.kubeconfig]
         for phase in PHASES:
             folder = self._folder / name / phase.replace(" ", "-")
             play(str(ROOT / "playbooks/render.yml"), *self._words(name, phase), "-e", f"render_dir={folder}")
             roles = ["gaie"] if scope == "gaie" else ["gaie", "model_service"]
             files = ["--server-side", *(word for role in roles for word in ("-f", folder / role))]
             # 1 says that there are differences.
-            self._measure("kubectl diff", scope, phase, timed, [*kubectl, "diff", *files], accepted=(0, 1))
-            self._measure("kubectl apply", scope, phase, timed, [*kubectl, "apply", *files])
+            self._measure(f"{tool} diff", scope, phase, timed, [*kubectl, "diff", *files], accepted=(0, 1))
+            self._measure(f"{tool} apply", scope, phase, timed, [*kubectl, "apply", *files])
 
     def _words(self, name: str, phase: str) -> list[str]:
         """Return arguments of ansible-playbook, with an inventory of the models."""
@@ -228,13 +235,38 @@ class Run:
     def _measure(self, tool: str, scope: str, phase: str, function: Callable, *words: Any, **options: Any) -> Any:
         """Call a function that tells how long it took and what came of it; keep the former, return the latter."""
         settle(self._setup)
-        before = self._setup.requests()
+        before, server = self._setup.counted()
         seconds, answer = function(*words, **options)
-        sent = self._setup.requests() - before
-        self.figures.append(Figure(tool, scope, phase, self._count, float(seconds), seconds.processor, sent))
+        after, server_after = self._setup.counted()
+        cost = float(seconds), seconds.processor, after - before, server_after - server
+        self.figures.append(Figure(tool, scope, phase, self._count, *cost))
         name = f"{self._count} models, {scope}: {tool}, {phase}"
         print(f"  {name:50}{seconds:7.1f} s   processor {seconds.processor:6.1f} s", flush=True)
         return answer
+
+
+def place(tool: str, scope: str) -> str:
+    """Return the name of the namespace that a kubectl works in."""
+    return f"{tool}-{scope}".replace(" ", "-").replace(".", "-")
+
+
+def floors(folder: Path) -> dict[str, Seconds]:
+    """Return what plays that do nothing cost."""
+    found = {}
+    for name, tasks in FLOORS.items():
+        plays = [
+            {
+                "hosts": "localhost",
+                "connection": "local",
+                "gather_facts": False,
+                "vars": {"ansible_python_interpreter": sys.executable},
+                "tasks": tasks,
+            }
+        ]
+        path = folder / "floor.yml"
+        path.write_text(yaml.safe_dump(plays), encoding="utf-8")
+        found[name] = min((play(str(path))[0] for _time in range(3)), key=float)
+    return found
 
 
 def all_timed(commands: list, jobs: int) -> tuple[Seconds, None]:
@@ -280,88 +312,6 @@ def calls(result: dict) -> Counter[str]:
     return found
 
 
-def report(figures: list[Figure], said: dict[tuple[str, str], Counter[str]]) -> str:
-    """Return all tables.
-
-    :param said: requests of the largest run as our modules say, by scope and phase.
-    """
-    parts = []
-    for scope in RATIOS:
-        here = chosen(figures, scope=scope)
-        if not here:
-            continue
-        parts += [f"{scope}: seconds, in brackets of processor time", seconds_table(here)]
-        parts += [f"{scope}: times as long as ours, in brackets by processor time", ratio_table(here, scope)]
-        parts += [
-            f"{scope}: milliseconds that a further model costs, in brackets of processor time",
-            growth_table(here),
-        ]
-        most = max(figure.count for figure in here)
-        parts += [f"{scope}: requests to the API server, {most} models", request_table(chosen(here, count=most))]
-        for phase in PHASES:
-            parts.append(f"  ours, {phase}, calls of the modules: {dict(said.get((scope, phase)) or {})}")
-    return "\n".join(parts)
-
-
-def tools(figures: list[Figure]) -> list[str]:
-    """Return the tools that were measured, in their order."""
-    return list(dict.fromkeys(figure.tool for figure in figures))
-
-
-def counts(figures: list[Figure]) -> list[int]:
-    """Return the numbers of models that were measured."""
-    return sorted({figure.count for figure in figures})
-
-
-def seconds_table(figures: list[Figure]) -> str:
-    """Return what each tool took, a row for each number of models."""
-    rows = []
-    for count in counts(figures):
-        for tool in tools(figures):
-            cells = []
-            for phase in PHASES:
-                found = chosen(figures, tool=tool, phase=phase, count=count)
-                cells.append(both(found[0].seconds, found[0].processor) if found else both(None, None))
-            rows.append([f"{count} models, {tool}", *cells])
-    return table(["", *PHASES], rows)
-
-
-def ratio_table(figures: list[Figure], scope: str) -> str:
-    """Return how much longer others took."""
-    rows = []
-    for count in counts(figures):
-        for one, other in [*RATIOS[scope], CHECK_RATIO]:
-            cells = []
-            for phase in PHASES:
-                here = chosen(figures, phase=phase, count=count)
-                cells.append(both(ratio(here, one, other), ratio(here, one, other, "processor")))
-            rows.append([f"{count} models, {' + '.join(one)} / {' + '.join(other)}", *cells])
-    return table(["", *PHASES], rows)
-
-
-def growth_table(figures: list[Figure]) -> str:
-    """Return what a further model costs each tool, from the last number of models but one to the last."""
-    rows = []
-    last = [figure for figure in figures if figure.count in counts(figures)[-2:]]
-    for tool in tools(figures):
-        runs = [chosen(last, tool=tool, phase=phase) for phase in PHASES]
-        rows.append([tool, *(both(growth(run), growth(run, "processor"), 0) for run in runs)])
-    return table(["", *PHASES], rows)
-
-
-def request_table(figures: list[Figure]) -> str:
-    """Return the requests that the API server counted."""
-    rows = [
-        [
-            f"{figure.tool}, {figure.phase}",
-            *(str(figure.requests[verb]) for verb in VERBS),
-            str(figure.requests.total()),
-        ]
-        for figure in figures
-    ]
-    return table(["", *VERBS, "all"], rows)
-
-
 def setup_of(options: argparse.Namespace) -> Setup:
     """Return the programs and files, those that were not given from beside the kubeconfig."""
     home = options.kubeconfig.resolve().parent
@@ -372,17 +322,31 @@ def setup_of(options: argparse.Namespace) -> Setup:
             sys.exit(f"{option}: there is no {paths[-1] if paths else home / pattern}. Say where it is by {option}.")
         return paths[-1].resolve()
 
+    kubectl = found(options.kubectl, "bin/kubectl", "--kubectl")
     manifests = options.definitions or sorted(home.glob("manifests/*.yaml"))
     return Setup(
         kubeconfig=options.kubeconfig.resolve(),
         helm=found(options.helm, "bin/helm", "--helm"),
-        kubectl=found(options.kubectl, "bin/kubectl", "--kubectl"),
+        kubectl=kubectl,
         chart=found(options.chart, "charts/inferencepool-*.tgz", "--chart"),
         base_chart=found(options.base_chart, "charts/base-*.tgz", "--base-chart"),
         definitions=tuple(path.resolve() for path in manifests),
         prefix=options.prefix,
         helm_jobs=options.helm_jobs,
+        kubectls=kubectls(kubectl, shutil.which("kubectl")),
     )
+
+
+def kubectls(given: Path, other: str | None) -> dict[str, Path]:
+    """Return the programs to measure by name; ``other`` only if it is of another version."""
+    versions = {path: kubectl_version(path) for path in (given, *([Path(other)] if other else []))}
+    return {f"kubectl {version}": path for path, version in reversed(versions.items())}
+
+
+def kubectl_version(path: Path) -> str:
+    """Return a kubectl's version, such as ``1.37``."""
+    done = subprocess.run([path, "version", "--client", "-o", "json"], capture_output=True, text=True, check=True)
+    return ".".join(json.loads(done.stdout)["clientVersion"]["gitVersion"].lstrip("v").split(".")[:2])
 
 
 def arguments() -> argparse.Namespace:
@@ -392,7 +356,8 @@ def arguments() -> argparse.Namespace:
         description=what, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kubeconfig", type=Path, required=True, help="of the API server")
-    parser.add_argument("--quick", action="store_true", help="leave out the 100 models")
+    parser.add_argument("--models", type=int, nargs="+", default=MODELS, help="numbers of models (%(default)s)")
+    parser.add_argument("--scope", choices=SCOPES, action="append", help="only these objects; can be repeated")
     parser.add_argument("--prefix", default="apply-benchmark", help="of the namespaces; they are emptied (%(default)s)")
     parser.add_argument("--helm", type=Path, help="Helm's program, version 3 or 4")
     parser.add_argument("--helm-jobs", type=int, default=1, help="Helm's runs at the same time (%(default)s)")
@@ -408,15 +373,17 @@ def main() -> None:
     setup = setup_of(options)
     figures: list[Figure] = []
     said: dict[tuple[str, str], Counter[str]] = {}
+    floor: dict[str, Seconds] = {}
     try:
         with definitions(setup), tempfile.TemporaryDirectory() as folder:
-            for count in MODELS[:2] if options.quick else MODELS:
-                place = Path(folder, str(count))
-                place.mkdir()
-                Run(setup, count, place, figures, said).all()
+            floor.update(floors(Path(folder)))
+            for count in options.models:
+                mine = Path(folder, str(count))
+                mine.mkdir()
+                Run(setup, count, mine, figures, said).all(options.scope or SCOPES)
     finally:
         # Also of a run that was interrupted.
-        print(report(figures, said))
+        print(report(figures, said, floor))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class Figure:
     :ivar phase: ``first``, ``no change`` or ``one change``.
     :ivar count: number of models.
     :ivar requests: requests that the API server counted, by verb.
+    :ivar server: processor time that the API server spent meanwhile, in seconds.
     """
 
     tool: str
@@ -38,6 +39,7 @@ class Figure:
     seconds: float
     processor: float
     requests: Counter[str] = field(default_factory=Counter)
+    server: float = 0.0
 
 
 def requests(metrics: str) -> Counter[str]:
@@ -59,6 +61,11 @@ def requests(metrics: str) -> Counter[str]:
             continue
         found[verb] += int(float(value))
     return found
+
+
+def server_seconds(metrics: str) -> float:
+    """Return the processor time that an API server says it has used, in seconds."""
+    return sum(float(line.split()[1]) for line in metrics.splitlines() if line.startswith("process_cpu_seconds_total "))
 
 
 def ratio(figures: Iterable[Figure], one: Sequence[str], other: Sequence[str], of: str = "seconds") -> float | None:

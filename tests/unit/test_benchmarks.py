@@ -16,6 +16,7 @@ from ansible_collections.llm_d.multi_engine.benchmarks.figures import (
     number,
     ratio,
     requests,
+    server_seconds,
     table,
 )
 
@@ -44,6 +45,11 @@ def test_requests_of_controllers_are_not_counted() -> None:
     assert requests(METRICS) == Counter(LIST=12, APPLY=5, GET=4, DELETE=1)
     assert requests("") == Counter()
     assert requests(METRICS.replace(" 3\n", " 7\n")) - requests(METRICS) == Counter(APPLY=4)
+
+
+def test_processor_time_of_the_api_server() -> None:
+    assert server_seconds("# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total 12.5\n") == 12.5
+    assert server_seconds(METRICS) == 0
 
 
 def test_ratio() -> None:
@@ -97,9 +103,9 @@ def test_one_model_changes_in_the_last_phase(apply: ModuleType) -> None:
 
 
 def test_the_report_has_every_measured_ratio(apply: ModuleType) -> None:
-    seconds = {"ours": 2, "ours, check": 1, "helm": 60, "kubectl diff": 3, "kubectl apply": 7}
+    seconds = {"ours": 2, "ours, check": 1, "helm": 60, "kubectl 1.37 diff": 3, "kubectl 1.37 apply": 7}
     figures = [
-        apply.Figure(tool, scope, phase, count, spent * count / 10, spent * count / 20, Counter(GET=spent))
+        apply.Figure(tool, scope, phase, count, spent * count / 10, spent * count / 20, Counter(GET=spent), spent / 2)
         for count in (10, 100)
         for scope in ("gaie", "whole")
         for phase in apply.PHASES
@@ -107,14 +113,19 @@ def test_the_report_has_every_measured_ratio(apply: ModuleType) -> None:
         if (tool, scope) != ("helm", "whole")
     ]
     said = apply.calls({"plays": [{"tasks": [{"hosts": {"a": {"calls": {"list": 2}}, "b": {"changed": True}}}] * 2}]})
-    lines = apply.report(figures, {("gaie", "first"): said}).splitlines()
+    floor = apply.Seconds(0.5)
+    floor.processor = 0.4
+    lines = apply.report(figures, {("gaie", "first"): said}, {"no task": floor}).splitlines()
     rows = [" ".join(line.split()) for line in lines]
     for expected in (
         "helm / ours 30.0 (30.0)",
-        "kubectl diff + kubectl apply / ours 5.0 (5.0)",
-        "kubectl diff / ours, check 3.0 (3.0)",
+        "kubectl 1.37 apply / ours 3.5 (3.5)",
+        "kubectl 1.37 diff + kubectl 1.37 apply / ours 5.0 (5.0)",
+        "kubectl 1.37 diff / ours, check 3.0 (3.0)",
     ):
         assert f"100 models, {expected} {' '.join(expected.split()[-2:] * 2)}" in rows
+    assert lines[0] == "floor: ansible-playbook with no task: 0.50 (0.40) s"
+    assert "100 models, helm 30.0 30.0 30.0" in rows
     assert "helm 6000 (3000) 6000 (3000) 6000 (3000)" in rows
     assert "helm, first 60 0 0 0 0 0 0 60" in rows
     assert "  ours, first, calls of the modules: {'list': 4}" in lines
