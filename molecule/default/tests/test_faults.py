@@ -306,9 +306,14 @@ def test_a_part_of_a_value_that_kubernetes_takes_as_one(api, runs: Runs) -> None
     assert "resourceNames" not in api.get("role", "part", runs.namespace)["rules"][0]
 
 
-def test_interrupted_and_run_again(api, runs: Runs) -> None:
+#: The interpreter of the playbook by another name is another one, to which Ansible sends the module.
+SENT = "-e ansible_python_interpreter={{ansible_playbook_python|dirname}}/./{{ansible_playbook_python|basename}}"
+
+
+@pytest.mark.parametrize("options", ["", SENT], ids=["forked", "sent"])
+def test_interrupted_and_run_again(api, runs: Runs, options: str) -> None:
     objects = runs.config_maps(600)
-    job = runs.start(objects)
+    job = runs.start(objects, options)
     until(lambda: len(runs.names()) > 50)
     os.killpg(job.process.pid, signal.SIGINT)
     job.wait()
