@@ -70,9 +70,15 @@ def forked(name: str, main: Callable[[], None], arguments: dict[str, Any]) -> di
         os.close(reading)
         _be_module(name, main, json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), writing)
     os.close(writing)
-    with open(reading, encoding="utf-8", errors="surrogateescape") as output:
-        text = output.read()
-    _pid, status = os.waitpid(child, 0)
+    try:
+        with open(reading, encoding="utf-8", errors="surrogateescape") as output:
+            text = output.read()
+    except BaseException:
+        # A task may have a timeout: what it began ends with it.
+        os.kill(child, signal.SIGTERM)
+        raise
+    finally:
+        _pid, status = os.waitpid(child, 0)
     try:
         return json.loads(text)
     except ValueError:

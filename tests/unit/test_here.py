@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -54,6 +56,27 @@ def test_signals_end_a_module_as_they_would_in_a_process_of_its_own(monkeypatch:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert result["msg"].endswith(f"(exit status -{signal.SIGTERM.value}).")
+
+
+def test_a_module_ends_with_its_task(tmp_path: Path) -> None:
+    def timeout(_signal: int, _frame: object) -> None:
+        raise TimeoutError
+
+    def lasts() -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            (tmp_path / "let-go").touch()
+
+    before = signal.signal(signal.SIGALRM, timeout)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(TimeoutError):
+            here.forked("it", lasts, {})
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert (tmp_path / "let-go").exists()
 
 
 HERE: dict[str, Any] = {"transport": "local", "become": None, "delegate_to": None, "environment": []}
