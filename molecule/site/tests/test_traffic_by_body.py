@@ -6,7 +6,7 @@ It stays in place for the tests of test_uninstall.py, where a model goes, and th
 from __future__ import annotations
 
 import pytest
-from ansible_collections.llm_d.multi_engine.molecule.site.tests.test_stand_ins import ROBIN, SWIFT, answers
+from ansible_collections.llm_d.multi_engine.molecule.site.tests.test_stand_ins import ADAPTER, ROBIN, SWIFT, answers
 from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import PICKED, Traffic
 
 HEADER = "X-Gateway-Base-Model-Name"
@@ -42,14 +42,14 @@ def test_the_smoke_test_asked_so(by_body) -> None:
     assert [entry["model"] for entry in shown] == ["swift", "robin", "kestrel"]
 
 
-@pytest.mark.parametrize("model", BY_NAME)
+@pytest.mark.parametrize("model", [*BY_NAME, ADAPTER])
 @pytest.mark.parametrize("headers", [{}, {HEADER: "birds/nobody"}])
 def test_the_name_leads_to_the_model(by_body, stand_ins, kube, model: str, headers: dict) -> None:
     answer, counted = asked(stand_ins, kube, model, headers=headers)
     assert answer.status == 200, answer
     assert answer.json["model"] == model
     assert answer.headers[PICKED] == "true"
-    assert counted == [BY_NAME[model]]
+    assert counted == [BY_NAME.get(model, "robin")]
 
 
 def test_streams_pass(by_body, stand_ins) -> None:
@@ -77,7 +77,7 @@ def test_what_is_no_object_is_refused(by_body, stand_ins) -> None:
 def test_paths_and_requests_without_a_body_go_their_way(by_body, stand_ins, kube) -> None:
     answer, counted = asked(stand_ins, kube, ROBIN, path="/robin")
     assert (answer.status, counted) == (200, ["robin"])
-    assert [entry["id"] for entry in stand_ins.client.ask("/robin/v1/models").json["data"]] == [ROBIN]
+    assert [entry["id"] for entry in stand_ins.client.ask("/robin/v1/models").json["data"]] == [ROBIN, ADAPTER]
     assert [entry["id"] for entry in stand_ins.client.ask("/v1/models").json["data"]] == [SWIFT]
 
 
