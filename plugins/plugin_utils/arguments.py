@@ -49,6 +49,21 @@ def with_user_flags(arguments: Sequence[str], flags: Mapping[str, Any], separate
     return kept
 
 
+def value_of(args: Sequence[str], setting: str, facts: Mapping[str, Any]) -> str | None:
+    """Return the value of a setting's flag on a command line, None where it is not there.
+
+    :param facts: effective profile of the engine.
+    """
+    flags = {part.split("=")[0] for part in facts["arguments"].get(setting, []) if part.startswith("--")}
+    flags |= {f"--{name}" for name in facts["reserved_arguments"].get(setting, [])}
+    found = None
+    for argument, after in zip(args, [*args, None][1:], strict=True):
+        flag, separator, value = argument.partition("=")
+        if flag in flags:
+            found = value if separator else after
+    return found
+
+
 def flag_name(argument: str) -> str:
     """Return ``tp-size`` of ``--tp-size=2``; nothing of a positional argument.
 

@@ -283,7 +283,8 @@ def check_release(name: str, data: Any) -> list[Finding]:
     for engine, pinned in data["engines"].items():
         _check_engine(pinned, f"{name}.engines.{engine}", findings)
     evidence = data.get("evidence")
-    facts = (*_FACTS, *(f"engines.{engine}" for engine in data["engines"])) if evidence is not None else ()
+    facts = [*_FACTS, *(f"engines.{engine}" for engine in data["engines"])] if evidence is not None else []
+    facts += ["body_router"] if facts and data["body_router"] else []
     for fact in facts:
         schema.check(evidence.get(fact), _EVIDENCE, f"{name}.evidence.{fact}", findings)
     for topology, configs in data["endpoint_picker"]["config"].items():

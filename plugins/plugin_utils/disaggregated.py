@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import schema
+from .arguments import value_of
 from .findings import Finding, did_you_mean, listing
 from .placeholders import fill, fill_text
 from .profiles import merge
@@ -112,7 +113,8 @@ def laid_over(model: Mapping[str, Any], role: str, given: Mapping[str, Any], sid
     :param given: what the user says of these pods.
     :param side: what the engine needs there, see :func:`transfer`.
     """
-    result = {**model, **given, "pod_role": role, "extra_ports": side["ports"]}
+    ports = {**model.get("extra_ports", {}), **side["ports"]}
+    result = {**model, **given, "pod_role": role, "extra_ports": ports}
     for name in _MERGED:
         result[name] = merge(model[name], given.get(name) or {})
     result["env"] = {**side["env"], **result["env"]}
@@ -152,13 +154,13 @@ def disagreements(
     """
     own, found = facts["disaggregation"], []
     for setting in own["agree"]:
-        values = {role: _value(sides[role]["args"], setting, facts) for role in ROLES}
+        values = {role: value_of(sides[role]["args"], setting, facts) for role in ROLES}
         if values[PREFILL] != values[DECODE]:
             found.append(_finding(setting, values, where, given, f"{own['agree_reason']}.", "Give both the same."))
     rule = own.get("tensor_parallel")
     if not rule:
         return found
-    sizes = {role: int(_value(sides[role]["args"], "tensor_parallel", facts) or 1) for role in ROLES}
+    sizes = {role: int(value_of(sides[role]["args"], "tensor_parallel", facts) or 1) for role in ROLES}
     compare, words = _COMPARE[rule["compare"]]
     switch = rule.get("unless_env")
     if not compare(sizes[PREFILL], sizes[DECODE]) and not (
@@ -181,18 +183,6 @@ def _place(setting: str, role: str, where: str, given: Mapping) -> str:
     names = (setting, "gpus") if setting == "tensor_parallel" else (setting,)
     written = next((name for name in names if name in given), None)
     return f"{where}.{role}.{written or setting}"
-
-
-def _value(args: Sequence[str], setting: str, facts: Mapping) -> str | None:
-    """Return the value of a setting's flag on a command line."""
-    flags = {part.split("=")[0] for part in facts["arguments"][setting] if part.startswith("--")}
-    flags |= {f"--{name}" for name in facts["reserved_arguments"].get(setting, [])}
-    found = None
-    for argument, after in zip(args, [*args[1:], None], strict=True):
-        flag, separator, value = argument.partition("=")
-        if flag in flags:
-            found = value if separator else after
-    return found
 
 
 def decider(

@@ -20,7 +20,9 @@ from .versions import is_version, matches, parse
 
 Cluster = Mapping[str, Any]
 #: Facts that only a cluster tells.
-_FACTS = {"kubernetes", "runtime", "runtime_version"}
+_FACTS = {"kubernetes", "runtime", "runtime_version", "driver"}
+#: Where NVIDIA's feature discovery tells the driver of a node, the deprecated place last (source: GFD 0.18).
+_DRIVER_LABELS = ("nvidia.com/cuda.driver-version.full", "nvidia.com/cuda.driver.major")
 #: Places of one kind that a finding names.
 _NAMED = 4
 
@@ -189,7 +191,13 @@ def _told(names: Sequence[str]) -> str:
 
 def _node_facts(node: Mapping) -> dict[str, Any]:
     runtime, _sep, version = (node.get("runtime") or "").partition("://")
-    return {"kubernetes": node.get("kubelet"), "runtime": runtime or None, "runtime_version": version or None}
+    labels = node.get("labels", {})
+    return {
+        "kubernetes": node.get("kubelet"),
+        "runtime": runtime or None,
+        "runtime_version": version or None,
+        "driver": next((labels[label] for label in _DRIVER_LABELS if labels.get(label)), None),
+    }
 
 
 def _may_run(model: Mapping, node: Mapping) -> bool:

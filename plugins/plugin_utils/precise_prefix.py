@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .arguments import value_of
 from .findings import Finding
 from .objects import Object, labels, make, without_empty
 from .placeholders import fill_text
@@ -67,6 +68,19 @@ def resolve(
         },
         "renderer": {**renderer, "name": name, "by_engine": own["renders"], "env": {**renderer["env"], **hub}},
     }
+
+
+def check(model: Mapping[str, Any], pods: Mapping[str, Any], facts: Mapping[str, Any]) -> list[Finding]:
+    """Return whether a kind of ``pods`` of ``model`` counts its cache in other pages than the endpoint picker.
+
+    What counts is the command line: the size may come from ``engine_args``, ``args``, or settings of these pods alone.
+    """
+    wanted, there = model["picker_values"].get("page_size"), value_of(pods.get("args", []), "page_size", facts)
+    if wanted is None or there in (None, str(wanted)):
+        return []
+    problem = f"{there} on the command line of {pods['workload']}, but the endpoint picker counts in {wanted} tokens."
+    remedy = f"Set {model['where']}.page_size, for both."
+    return [Finding("kv-events-page-size", f"{pods['where']}.page_size", problem, remedy, overridable=True)]
 
 
 def objects(

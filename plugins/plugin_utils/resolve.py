@@ -258,28 +258,33 @@ def _check_unique(given: Any, resolved: list[dict], findings: list[Finding]) -> 
             findings.append(Finding("unique", f"llm_d_models[{index}].name", problem, "Names are unique in a stack."))
         elif name:
             names[name] = index
-    routes: dict[tuple, str] = {}
+    routes: dict[tuple[str, str], str] = {}
     for model in resolved:
-        for match in _matches(model):
+        for match, key in _matches(model):
+            place = f"{model['where']}.{key}"
             if match in routes:
-                problem = f"route {match[1]!r} is taken by model {routes[match]!r}."
+                problem = f"{match[1]!r} is that of {routes[match]}, too."
                 remedy = "Give one of them another served_name, route.header or route.path."
                 if match[0] == "default":
-                    remedy = "Set route.default of at most one model."
-                findings.append(Finding("unique", f"{model['where']}.route", problem, remedy))
-            routes.setdefault(match, model["name"])
+                    problem = f"true, as {routes[match]}."
+                    remedy = "Set it for at most one model."
+                findings.append(Finding("unique", place, problem, remedy))
+            routes.setdefault(match, place)
 
 
-def _matches(model: Mapping) -> list[tuple]:
+def _matches(model: Mapping) -> list[tuple[tuple[str, str], str]]:
+    """Return what brings requests to ``model``, each with the key of the model that says so."""
     route = model["route"]
-    result: list[tuple] = []
+    result = []
     if route["path"]:
-        result.append(("path", route["path"]))
+        result.append((("path", route["path"]), "route.path"))
     if route["header"]:
-        for value in (route["header"]["value"], *route["adapters"]):
-            result.append(("header", f"{route['header']['name'].lower()}: {value}"))
+        name, own = route["header"]["name"].lower(), route["header"]["value"]
+        key = "served_name" if own == model["served_name"] else "route.header"
+        result.append((("header", f"{name}: {own}"), key))
+        result += [(("header", f"{name}: {value}"), "lora_adapters") for value in route["adapters"]]
     if route["default"]:
-        result.append(("default", "default"))
+        result.append((("default", ""), "route.default"))
     return result
 
 
@@ -355,18 +360,19 @@ def _model(
     model["patches"] = _placed(entry["patches"], f"{where}.patches", findings)
     model["facts"] = _facts(model, release, facts)
     model["picker_values"] = {}
+    if entry["routing"] == precise_prefix.ROUTING:
+        model |= precise_prefix.resolve(model, where, facts, release, settings, findings)
     if entry["topology"] == disaggregated.TOPOLOGY:
         _disaggregate(model, entry, where, given, facts, settings, catalogue, release, findings)
     else:
         name = f"{entry['name']}-{engine}"
         wanted = bool(entry.get("routing_proxy"))
-        if entry["routing"] == precise_prefix.ROUTING:
-            model |= precise_prefix.resolve(model, where, facts, release, settings, findings)
         extra = model.get("event_arguments", [])
         model |= _pods(model, where, name, facts, extra, wanted, settings, catalogue, release, findings)
         model["roles"] = []
     for pods in workloads_of(model):
         pods["disruption_budget"] = _disruption_budget(entry, pods, findings)
+        findings += precise_prefix.check(model, pods, facts)
     findings += compatibility.judge(catalogue["rules"], model["facts"], where)
     return model
 
@@ -388,7 +394,7 @@ def _disaggregate(
     if not transfer:
         return
     facts = {**facts, "connector": transfer["connector"]}
-    model["picker_values"] = disaggregated.decider(entry, where, facts, release, findings)
+    model["picker_values"] |= disaggregated.decider(entry, where, facts, release, findings)
     found: list[Finding] = []
     for role in disaggregated.ROLES:
         own: list[Finding] = []
@@ -405,7 +411,8 @@ def _disaggregate(
             }
         name = f"{model['name']}-{model['engine']}-{role}"
         wanted = role == disaggregated.DECODE
-        pods |= _pods(pods, place, name, facts, side["arguments"], wanted, settings, catalogue, release, own)
+        extra = side["arguments"] + model.get("event_arguments", [])
+        pods |= _pods(pods, place, name, facts, extra, wanted, settings, catalogue, release, own)
         model["roles"].append(pods)
         found += disaggregated.relocated(own, where, role, given[role])
     # What is wrong with the model itself is wrong with both.

@@ -231,7 +231,7 @@ def programs() -> dict[str, GoProgram]:
         "gaie": GoProgram(
             GAIE_MODULE,
             f"v{version['gaie']}",
-            ("cmd/epp",),
+            ("cmd/epp", "cmd/bbr"),
             (f"{GAIE_MODULE}/version.BuildRef=v{version['gaie']}",),
         ),
         "coredns": GoProgram("github.com/coredns/coredns", f"v{version['coredns']}", (".",)),

@@ -238,9 +238,17 @@ def _coredns(cache: Path, versions: Mapping[str, str]) -> Recipe:
     return _static_binary(f"registry.k8s.io/coredns/coredns:v{versions['coredns']}", binary, "/coredns", user="")
 
 
+def _gaie(program: str, cache: Path, versions: Mapping[str, str]) -> Recipe:
+    name = f"registry.k8s.io/gateway-api-inference-extension/{program}:v{versions['gaie']}"
+    return _static_binary(name, cache / "bin" / f"gaie-{versions['gaie']}" / program, f"/{program}", NONROOT)
+
+
 def _epp(cache: Path, versions: Mapping[str, str]) -> Recipe:
-    name = f"registry.k8s.io/gateway-api-inference-extension/epp:v{versions['gaie']}"
-    return _static_binary(name, cache / "bin" / f"gaie-{versions['gaie']}" / "epp", "/epp", NONROOT)
+    return _gaie("epp", cache, versions)
+
+
+def _bbr(cache: Path, versions: Mapping[str, str]) -> Recipe:
+    return _gaie("bbr", cache, versions)
 
 
 def _routing_sidecar(cache: Path, versions: Mapping[str, str]) -> Recipe:
@@ -253,6 +261,7 @@ IMAGES: dict[str, Callable[[Path, Mapping[str, str]], Recipe]] = {
     "pause": _pause,
     "coredns": _coredns,
     "epp": _epp,
+    "bbr": _bbr,
     "routing-sidecar": _routing_sidecar,
     "pilot": _pilot,
     "proxyv2": _proxy,

@@ -2,6 +2,7 @@
 
     python tests/tools/docs.py            bring the READMEs up to date
     python tests/tools/docs.py --check    change nothing; exit 1 where one has drifted
+    python tests/tools/docs.py matrix     print one part, here the matrix of releases, engines, topologies and routings
 
 A part stands between `<!-- begin generated: NAME -->` and `<!-- end generated -->`; NAME is a key
 of PARTS. Tables come from the roles' argument specifications and defaults, and from the catalogue
@@ -245,8 +246,12 @@ def filled(readme: Path) -> str:
 
 
 def main() -> int:
-    check = sys.argv[1:] == ["--check"]
-    if sys.argv[1:] and not check:
+    given = sys.argv[1:]
+    check = given == ["--check"]
+    if len(given) == 1 and given[0] in PARTS:
+        print(PARTS[given[0]]())
+        return 0
+    if given and not check:
         print(__doc__, file=sys.stderr)
         return 2
     drifted = []

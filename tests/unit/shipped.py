@@ -92,3 +92,21 @@ def one(model: dict[str, Any] | None = None, **changed: Any) -> dict[str, Any]:
     """Return the only model of a stack, resolved."""
     (only,) = resolved(model or {}, **changed)["models"]
     return only
+
+
+def inventory(name: str, *files: str, **changed: Any) -> dict[str, Any]:
+    """Return what the example inventory ``name`` resolves to, findings included.
+
+    :param files: with further variables, below it.
+    """
+    folder = ROOT / "inventories"
+    given: dict[str, Any] = {}
+    for file in ("group_vars/all/main.yml", *files):
+        given |= yaml.safe_load((folder / name / file).read_text())
+    profiles = given.pop("llm_d_engine_profiles", [])
+    paths = [Path(path.replace("{{ inventory_dir }}/..", str(folder))) for path in profiles]
+    named = {"inference_engine": "engine", **{f"llm_d_{key}": key for key in settings()}}
+    stack = {named[key]: value for key, value in given.items()}
+    # As the role has it.
+    stack["stack"] = stack["namespace"]
+    return resolve({**settings(), "engine": "", **stack, **changed}, catalogue(*paths))

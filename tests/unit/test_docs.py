@@ -20,6 +20,13 @@ def test_generated_parts_are_up_to_date() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_matrix_can_be_printed_alone() -> None:
+    command = [sys.executable, ROOT / "tests/tools/docs.py", "matrix"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    assert printed.startswith("| release | engine | versions | aggregated | disaggregated | not |")
+    assert printed in (ROOT / "README.md").read_text()
+
+
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_to_files_lead_somewhere(readme: Path) -> None:
     links = LINK.findall(readme.read_text())

@@ -270,3 +270,26 @@ def test_an_image_volume_can_be_insisted_on_rule_by_rule() -> None:
     assert "To go on regardless, add 'image-volume-kubernetes' to llm_d_overrides." in kubernetes
     assert stack_findings(resolved(OCI), cluster, ["image-volume-kubernetes"]) == [runtime]
     assert stack_findings(resolved(OCI), cluster, ["image-volume-kubernetes", "image-volume-containerd"]) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "version", "problems"),
+    [
+        ({"nvidia.com/cuda.driver-version.full": "550.107.02", "nvidia.com/cuda.driver.major": "550"}, "0.5.20", 1),
+        ({"nvidia.com/cuda.driver.major": "550"}, "0.5.20", 1),
+        ({"nvidia.com/cuda.driver-version.full": "580.65.06"}, "0.5.20", 0),
+        # Built for CUDA 12.
+        ({"nvidia.com/cuda.driver-version.full": "550.107.02"}, "0.5.6.post2", 0),
+        # Nobody says.
+        ({}, "0.5.20", 0),
+    ],
+)
+def test_drivers_that_nodes_tell_of(labels: dict[str, str], version: str, problems: int) -> None:
+    cluster = {**CLUSTER, "nodes": [{**NODE, "labels": labels}]}
+    stack = resolved({"engine_version": version})
+    found = stack_findings(stack, cluster, [])
+    assert len(found) == problems
+    for message in found:
+        assert "needed is >=580: images built for CUDA 13 need a driver of branch 580 or later" in message
+        assert f"So it is on node {NODE['name']}." in message
+    assert stack_findings(stack, cluster, ["cuda13-driver"]) == []

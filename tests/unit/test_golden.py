@@ -1,8 +1,8 @@
 """What the roles write for a few inventories, byte by byte.
 
-Each folder of tests/golden holds an ``input.yml`` (the settings of a stack, files with engines of the user's own, and
-options of the roles that differ from their defaults) and what becomes of it, in the files that the roles write to ``render_dir``. After a change that is
-meant, write them anew and read the difference:
+Each folder of tests/golden holds an ``input.yml`` (the settings of a stack or the name of an example inventory, files
+with engines of the user's own, and options of the roles that differ from their defaults) and what becomes of it, in the
+files that the roles write to ``render_dir``. After a change that is meant, write them anew and read the difference:
 
     .venv/bin/python -m pytest tests/unit/test_golden.py --update-golden && git diff tests/golden
 """
@@ -38,12 +38,11 @@ FILTERS = {
 def render(case: str) -> dict[str, Any]:
     """Return what the roles write for ``case``: path of each file to its content."""
     given = yaml.safe_load((GOLDEN / case / "input.yml").read_text())
-    settings = given["settings"]
-    files = [shipped.ROOT / file for file in given.get("engine_profiles", [])]
-    stack = shipped.resolved(*settings.pop("models"), files=files, **settings)
-    gaie = {**shipped.GAIE_OPTIONS, **given.get("gaie", {})}
-    models = {**shipped.MODEL_OPTIONS, **given.get("model_service", {})}
-    gateway = {**shipped.GATEWAY_OPTIONS, **given.get("istio_gateway", {})}
+    stack = _stack(given)
+    place = {"gateway_namespace": stack["namespace"]}
+    gaie = {**shipped.GAIE_OPTIONS, **place, **given.get("gaie", {})}
+    models = {**shipped.MODEL_OPTIONS, **place, **given.get("model_service", {})}
+    gateway = {**shipped.GATEWAY_OPTIONS, "namespace": stack["namespace"], **given.get("istio_gateway", {})}
     return {
         **folder("gaie", FILTERS["gaie_objects"](stack, gaie)),
         **folder("model_service", FILTERS["model_service_objects"](stack, models)),
@@ -55,6 +54,23 @@ def render(case: str) -> dict[str, Any]:
             },
         ),
     }
+
+
+def _stack(given: dict[str, Any]) -> dict[str, Any]:
+    if "inventory" in given:
+        stack = shipped.inventory(*given["inventory"])
+        assert stack["findings"] == []
+        return stack
+    settings = given["settings"]
+    files = [shipped.ROOT / file for file in given.get("engine_profiles", [])]
+    return shipped.resolved(*settings.pop("models"), files=files, **settings)
+
+
+def test_every_example_inventory_is_among_them() -> None:
+    """But those that say where a cluster is, with a role's variables: tests/matrix and molecule render them."""
+    given = [yaml.safe_load((GOLDEN / case / "input.yml").read_text()) for case in CASES]
+    there = {path.parents[2].name for path in (shipped.ROOT / "inventories").glob("*/group_vars/all/main.yml")}
+    assert {entry["inventory"][0] for entry in given if "inventory" in entry} == there - {"bare_metal", "local"}
 
 
 def folder(name: str, files: dict[str, Any]) -> dict[str, Any]:

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import model_service
-from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.resolve import resolve
-from ansible_collections.llm_d.multi_engine.tests.unit.shipped import MODEL_OPTIONS, ROOT, catalogue, settings
-
-
-def variables(name: str, *files: str) -> dict[str, Any]:
-    paths = [f"{name}/group_vars/all/main.yml", *(f"{name}/{file}" for file in files)]
-    return {
-        key: value for path in paths for key, value in yaml.safe_load((ROOT / "inventories" / path).read_text()).items()
-    }
-
-
-def outcome(name: str, *files: str, **changed: Any) -> dict[str, Any]:
-    """Return what the variables of an inventory resolve to, findings included."""
-    given = variables(name, *files)
-    folder = ROOT / "inventories"
-    profiles = [
-        Path(path.replace("{{ inventory_dir }}/..", str(folder))) for path in given.pop("llm_d_engine_profiles", [])
-    ]
-    named = {"inference_engine": "engine", **{f"llm_d_{key}": key for key in settings()}}
-    stack = {named[key]: value for key, value in given.items()}
-    return resolve({**settings(), "engine": "", **stack, **changed}, catalogue(*profiles))
+from ansible_collections.llm_d.multi_engine.tests.unit.shipped import MODEL_OPTIONS, inventory
 
 
 def only_pod(name: str, *files: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the Deployment's spec and its pod's, of an inventory of one model."""
-    stack = outcome(name, *files)
+    stack = inventory(name, *files)
     assert stack["findings"] == []
     (model,) = stack["models"]
     objects = model_service.compose(stack["stack"], stack["namespace"], model, MODEL_OPTIONS)
@@ -70,7 +48,7 @@ def test_multi_engine_current(files: tuple[str, ...], connector: str) -> None:
 
 
 def test_its_connector_is_refused_with_the_right_one_named() -> None:
-    (message,) = outcome("multi_engine_current", overrides=[])["findings"]
+    (message,) = inventory("multi_engine_current", overrides=[])["findings"]
     assert message.startswith(
         "llm_d_models[0] (qwen2-5-0-5b).connector: SGLang does not speak 'nixlv2'. Use sglang, which is the default."
     )
@@ -88,7 +66,7 @@ def test_its_connector_is_refused_with_the_right_one_named() -> None:
     ],
 )
 def test_baseline(engine: str, image: str, arguments: set[str]) -> None:
-    stack = outcome("baseline", engine=engine)
+    stack = inventory("baseline", engine=engine)
     (model,) = stack["models"]
     assert stack["findings"] == []
     assert (model["image"], model["replicas"], model["port"], model["proxy"]) == (image, 2, 8000, None)
@@ -97,7 +75,7 @@ def test_baseline(engine: str, image: str, arguments: set[str]) -> None:
 
 
 def test_mixed_engines() -> None:
-    stack = outcome("mixed_engines")
+    stack = inventory("mixed_engines")
     assert stack["findings"] == []
     assert [(model["workload"], model["route"]["default"]) for model in stack["models"]] == [
         ("qwen3-32b-sglang", True),
@@ -106,7 +84,7 @@ def test_mixed_engines() -> None:
 
 
 def test_disaggregated() -> None:
-    stack = outcome("disaggregated")
+    stack = inventory("disaggregated")
     assert stack["findings"] == []
     prefill, decode = stack["models"][0]["roles"]
     assert (prefill["replicas"], decode["replicas"]) == (4, 2)
@@ -117,14 +95,14 @@ def test_disaggregated() -> None:
 
 @pytest.mark.parametrize(("engine", "size"), [("sglang", "--tp-size=16"), ("vllm", "--tensor-parallel-size=16")])
 def test_multi_node(engine: str, size: str) -> None:
-    stack = outcome("multi_node", engine=engine)
+    stack = inventory("multi_node", engine=engine)
     assert stack["findings"] == []
     (model,) = stack["models"]
     assert {size, "--nnodes=2"} <= set(model["worker"]["args"])
 
 
 def test_precise_prefix() -> None:
-    stack = outcome("precise_prefix")
+    stack = inventory("precise_prefix")
     assert stack["findings"] == []
     (model,) = stack["models"]
     assert {"--block-size=64", "--tensor-parallel-size=2"} <= set(model["args"])

@@ -156,4 +156,7 @@ def test_an_engine_without_adapters_is_named_with_its_place() -> None:
 def test_the_name_of_an_adapter_is_taken() -> None:
     taken = {"name": "b", "served_name": "Qwen/Qwen3-32B:sql"}
     (message,) = findings({"lora_adapters": [SQL]}, taken)
-    assert "route 'x-gateway-base-model-name: Qwen/Qwen3-32B:sql' is taken by model 'qwen'." in message
+    assert message.startswith(
+        "llm_d_models[1] (b).served_name: 'x-gateway-base-model-name: Qwen/Qwen3-32B:sql' is that of "
+        "llm_d_models[0] (qwen).lora_adapters, too. "
+    )

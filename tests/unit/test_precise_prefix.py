@@ -31,8 +31,8 @@ def picker(model: dict[str, Any], **changed: Any) -> dict[str, Any]:
     return {plugin["type"]: plugin.get("parameters", {}) for plugin in yaml.safe_load(text)["plugins"]}
 
 
-def served(model: dict[str, Any], **options: Any) -> dict[tuple[str, str], dict[str, Any]]:
-    objects = model_service.compose("llm-d", "llm-d", one(model), {**MODEL_OPTIONS, **options})
+def served(model: dict[str, Any], release: str = "llm-d-0.10", **options: Any) -> dict[tuple[str, str], dict[str, Any]]:
+    objects = model_service.compose("llm-d", "llm-d", one(model, release=release), {**MODEL_OPTIONS, **options})
     return {(item["kind"], item["metadata"]["name"]): item for item in objects}
 
 
@@ -107,6 +107,32 @@ def test_weights_of_a_volume_are_there_for_the_renderer() -> None:
     assert "HF_TOKEN" not in [entry["name"] for entry in container["env"]]
 
 
+@pytest.mark.parametrize("release", ["llm-d-0.9", "llm-d-0.10"])
+@pytest.mark.parametrize(("model", "tokens"), [(SGLANG, "qwen-render"), (VLLM, "qwen-vllm-decode")])
+def test_prefill_pods_are_chosen_by_their_caches(release: str, model: dict[str, Any], tokens: str) -> None:
+    model = {**model, "topology": "disaggregated"}
+    prefill, decode = one(model, release=release)["roles"]
+    for pods in (prefill, decode):
+        (events,) = [argument for argument in pods["args"] if argument.startswith("--kv-events-config")]
+        # The pool's port, wherever the engine listens: by it the picker knows a pod.
+        assert "kv@$(POD_IP):8000@" in events
+        assert pods["extra_ports"]["kv-events"] == 5556
+    assert {"bootstrap", "nixl"} & prefill["extra_ports"].keys()
+    plugins = picker(model, release=release)
+    assert plugins["precise-prefix-cache-producer"]["tokenProcessorConfig"] == {"blockSizeTokens": 64}
+    assert {"prefill-filter", "decode-filter", "disagg-profile-handler"} <= plugins.keys()
+    objects = served(model, release=release)
+    labels = objects["Deployment", tokens]["spec"]["template"]["metadata"]["labels"]
+    assert objects["Service", "qwen-render"]["spec"]["selector"].items() <= labels.items()
+
+
+def test_one_kind_of_pods_with_other_pages() -> None:
+    prefill = {"prefill": {"page_size": 32}, "decode": {"page_size": 32}}
+    found = findings({**SGLANG, **prefill, "topology": "disaggregated"})
+    assert [message.split(":")[0] for message in found] == [f"{WHERE}.{role}.page_size" for role in prefill]
+    assert all("but the endpoint picker counts in 64 tokens" in message for message in found)
+
+
 @pytest.mark.parametrize("release", ["gaie-1.5", "llm-d-0.9", "llm-d-0.10"])
 def test_by_load_alone(release: str) -> None:
     assert set(picker({"routing": "load-aware"}, release=release)) == {"queue-scorer", "kv-cache-utilization-scorer"}
@@ -141,10 +167,20 @@ def test_by_load_alone(release: str) -> None:
         ),
         (
             {**PRECISE, "topology": "disaggregated"},
+            {"release": "gaie-1.5"},
+            f"{WHERE}.topology: release gaie-1.5 has no 'disaggregated': GAIE's own endpoint picker has no plugins ",
+        ),
+        (
+            {**PRECISE, "topology": "disaggregated"},
+            {},
+            f"{WHERE}: kv_events is map, needed is array: that llm-d's router v0.11 reads the KV events of SGLang from ",
+        ),
+        (
+            {**SGLANG, "engine_args": {"sglang": {"page-size": 16}}},
             {},
             (
-                f"{WHERE}.routing: release llm-d-0.10 has no routing 'precise-prefix' for {WHERE}.topology disaggregated. "
-                "Allowed: approximate-prefix."
+                f"{WHERE}.page_size: 16 on the command line of qwen-sglang, but the endpoint picker counts in 64 tokens. "
+                f"Set {WHERE}.page_size, for both. To go on regardless, add 'kv-events-page-size' to llm_d_overrides."
             ),
         ),
     ],

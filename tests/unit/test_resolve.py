@@ -495,26 +495,26 @@ OTHER = {"name": "other", "source": "hf://a/b"}
             {},
             {"name": "other"},
             (
-                "llm_d_models[1] (other).route: route 'x-gateway-base-model-name: Qwen/Qwen3-32B' is taken by model 'qwen'."
-                " Give one of them another served_name, route.header or route.path."
+                "llm_d_models[1] (other).served_name: 'x-gateway-base-model-name: Qwen/Qwen3-32B' is that of "
+                "llm_d_models[0] (qwen).served_name, too. Give one of them another served_name, route.header or route.path."
             ),
         ),
         (
             {"route": {"path": "/a"}},
             OTHER | {"route": {"path": "/a"}},
-            "llm_d_models[1] (other).route: route '/a' is taken by model 'qwen'. Give one of them another ",
+            "llm_d_models[1] (other).route.path: '/a' is that of llm_d_models[0] (qwen).route.path, too. Give one of them ",
         ),
         (
             {"route": {"header": {"name": "X-Model", "value": "a"}}},
             OTHER | {"route": {"header": {"name": "x-model", "value": "a"}}},
-            "llm_d_models[1] (other).route: route 'x-model: a' is taken by model 'qwen'. Give one of them another ",
+            "llm_d_models[1] (other).route.header: 'x-model: a' is that of llm_d_models[0] (qwen).route.header, too. Give ",
         ),
         (
             {"route": {"default": True}},
             OTHER | {"route": {"default": True}},
             (
-                "llm_d_models[1] (other).route: route 'default' is taken by model 'qwen'. "
-                "Set route.default of at most one model."
+                "llm_d_models[1] (other).route.default: true, as llm_d_models[0] (qwen).route.default. "
+                "Set it for at most one model."
             ),
         ),
     ],

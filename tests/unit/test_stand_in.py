@@ -169,6 +169,8 @@ class Background:
         ("vllm", ["m", "--page-size", "16"], 2, "unrecognized arguments: --page-size"),
         ("vllm", ["--served-model-name", "a"], 1, "`model` should be provided as the first positional argument"),
         ("vllm", ["/models/none"], 1, "Repo id must be in the form 'repo_name'"),
+        ("vllm", ["m", "--lora-modules", "a=/none"], 1, "LoRA is not enabled"),
+        ("vllm", ["m", "--enable-lora", "--lora-modules", "a=/none"], 1, "No adapter found for /none"),
         ("vllm-module", ["--model", "m", "--foo"], 2, "api_server.py: error: unrecognized arguments: --foo"),
     ],
 )
@@ -436,6 +438,18 @@ def test_vllms_answers(vllm: Server, path: str, body: Any, status: int, said: st
     answer = vllm.call(path, body)
     assert answer[0] == status
     assert said in answer[1]
+
+
+def test_vllms_adapters_answer_under_their_own_names(installed: Path) -> None:
+    flags = ("--served-model-name", "tiny", "--enable-lora", "--lora-modules", "tiny:sql=org/sql")
+    with running(installed, "vllm", *flags) as server:
+        assert '"id":"tiny:sql"' in server.call("/v1/models")[1]
+        assert '"root":"org/sql","parent":"tiny"' in server.call("/v1/models")[1]
+        for name in ("tiny", "tiny:sql"):
+            answer = server.json("/v1/completions", {"model": name, "prompt": "hello", "max_tokens": 3})
+            assert answer["model"] == name
+        assert server.call("/v1/completions", {"model": "tiny:other", "prompt": "hello"})[0] == 404
+        assert 'vllm:lora_requests_info{max_lora="1"' in server.call("/metrics")[1]
 
 
 def test_vllms_metrics_are_always_there(vllm: Server) -> None:

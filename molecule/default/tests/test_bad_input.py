@@ -92,6 +92,24 @@ def test_of_a_role(ansible) -> None:
     assert "value of istio_gateway_istio must be one of: managed, existing, got: manged" in message
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"llm_d_gateway_name": "theirs"}, "stack molecule did not make Gateway molecule/theirs: all requests"),
+        ({"gaie_gateway_namespace": "default"}, "a filter reaches Gateways of its own namespace only."),
+    ],
+)
+def test_of_a_gateway_of_others(ansible, api, changed: dict, said: str) -> None:
+    listener = {"name": "http", "port": 80, "protocol": "HTTP"}
+    spec = {"gatewayClassName": "nobodys", "listeners": [listener]}
+    api.create("gateway.networking.k8s.io/v1", "Gateway", "theirs", spec=spec)
+    message = ansible("models", options="--tags gaie", llm_d_body_routing=True, **changed).message
+    api.delete("-n", "molecule", "gateways.gateway.networking.k8s.io", "theirs")
+    assert message.startswith("llm_d_body_routing is true, but ")
+    assert said in message
+    assert message.rstrip().endswith("Nothing was changed.")
+
+
 def test_no_cluster_answers(ansible, tmp_path, api) -> None:
     closed = tmp_path / "kubeconfig"
     text = api.kubectl("config", "view", "--raw")

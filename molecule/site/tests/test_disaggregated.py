@@ -1,7 +1,7 @@
 """llm-d's own routing proxy: between prefill and decode pods, and in front of an engine that does both.
 
-No endpoint picker that could choose the pods is to be had here, so the tests choose them, in the header that a picker
-would set.
+No endpoint picker that could choose a prefill pod is to be had here. GAIE's chooses the decode pod, and the tests name
+the prefill pod in the header that llm-d's picker would set.
 """
 
 from __future__ import annotations
@@ -13,39 +13,88 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import ROOT, Client, Kube, eventually
+from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import (
+    PICKED,
+    ROOT,
+    Client,
+    Kube,
+    eventually,
+)
 
 HEADER = "x-prefiller-host-port"
+#: API groups of InferencePools.
+V1, LEGACY = "inference.networking.k8s.io", "inference.networking.x-k8s.io"
+DEFINITION = f"inferencepools.{LEGACY}"
 RELEASES = ROOT / "roles/inference_engine/vars/releases"
 
 
 def own_release(folder: Path) -> Path:
     """Write a release for disaggregated models that needs no llm-d picker, and return its path.
 
-    The proxy that can be built here does not understand the selector of a v1 pool: without its protection, then.
+    The proxy that can be built here understands the selector of no v1 pool, but that of the ones before.
     """
     release = yaml.safe_load((RELEASES / "gaie-1.5.yml").read_text())["gaie-1.5"]
     picker, proxy = release["endpoint_picker"], release["routing_proxy"]
     picker["config"]["disaggregated"] = picker["config"]["aggregated"]
     picker["deciders"] = {"none": {"plugin": {"type": "none"}}}
-    unprotected = ("--enable-ssrf-protection", "--inference-pool", "--pool-group")
-    proxy["arguments"] = [argument for argument in proxy["arguments"] if not argument.startswith(unprotected)]
+    proxy["arguments"] = [argument.replace(V1, LEGACY) for argument in proxy["arguments"]]
+    assert f"--pool-group={LEGACY}" in proxy["arguments"]
     path = folder / "own.yml"
     path.write_text(yaml.safe_dump({"own": release}))
     return path
 
 
+def legacy_pools() -> list[dict[str, Any]]:
+    """Return pools of the prefill pods as the proxy reads them, and the definition, which GAIE 1.5 has no more."""
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    names = {"kind": "InferencePool", "plural": "inferencepools", "singular": "inferencepool"}
+    version = {"name": "v1alpha2", "served": True, "storage": True, "schema": schema}
+    definition = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": DEFINITION,
+            # Kubernetes wants somebody to have agreed.
+            "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
+        },
+        "spec": {"group": LEGACY, "names": names, "scope": "Namespaced", "versions": [version]},
+    }
+    pools = [
+        {
+            "apiVersion": f"{LEGACY}/v1alpha2",
+            "kind": "InferencePool",
+            "metadata": {"name": model, "namespace": "pairs"},
+            "spec": {"selector": {"llm-d.ai/model": model, "llm-d.ai/role": "prefill"}},
+        }
+        for model in ("finch", "wren")
+    ]
+    return [definition, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "pairs"}}, *pools]
+
+
 @pytest.fixture(scope="module")
-def pairs(ansible, kube, tmp_path_factory) -> Iterator[Any]:
+def pairs(ansible, kube, stand_ins, tmp_path_factory) -> Iterator[Any]:
     """The stack of disaggregated models; call it to run it again."""
-    release = own_release(tmp_path_factory.mktemp("release"))
+    folder = tmp_path_factory.mktemp("release")
+    release, pools = own_release(folder), folder / "pools.yml"
+    definition, *rest = legacy_pools()
+    for objects in ([definition], rest):
+        pools.write_text(yaml.safe_dump_all(objects))
+        kube("apply", "--server-side", "-f", str(pools))
+        kube("wait", "--for=condition=Established", f"crd/{DEFINITION}")
 
     def run() -> Any:
-        return ansible("disaggregated", "models", options="--tags model_service", llm_d_release=str(release))
+        return ansible("disaggregated", "models", llm_d_release=str(release))
 
     run().ok()
     yield run
     kube("delete", "namespace", "pairs", "--wait=false")
+    kube("delete", "crd", DEFINITION, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def gate(pairs, stand_ins) -> Client:
+    """The gateway that both models are behind."""
+    return stand_ins.client
 
 
 def pod(kube: Kube, model: str, role: str) -> dict:
@@ -77,13 +126,15 @@ def test_each_side_has_its_pods(pairs, kube) -> None:
         assert (proxy["name"], proxy["ready"], proxy["restartCount"]) == ("routing-proxy", True, 0)
 
 
-def test_both_sides_meet_in_one_room(pairs, kube) -> None:
+def test_both_sides_meet_in_one_room(gate, kube) -> None:
     prefill, decode = pod(kube, "finch", "prefill"), pod(kube, "finch", "decode")
     rooms = set()
     for _ in range(2):
-        answer = client(decode).complete("birds/finch", headers={HEADER: address(prefill)})
+        answer = gate.complete("birds/finch", "/finch", headers={HEADER: address(prefill)})
         assert answer.status == 200, answer
         assert answer.json["choices"]
+        # It came by the picker, too.
+        assert answer.headers[PICKED] == "true"
         # The proxy does not wait for the prefill side.
         eventually(lambda: met(kube, prefill) and met(kube, prefill) == met(kube, decode))
         where = met(kube, decode)
@@ -92,8 +143,15 @@ def test_both_sides_meet_in_one_room(pairs, kube) -> None:
     assert len(rooms) == 2
 
 
-def test_decode_pods_of_sglang_refuse_what_nobody_prefilled(pairs, kube) -> None:
-    answer = client(pod(kube, "finch", "decode")).complete("birds/finch")
+def test_clients_cannot_name_what_is_no_prefill_pod_of_the_model(gate, kube) -> None:
+    decode, other = pod(kube, "finch", "decode"), pod(kube, "wren", "prefill")
+    for target in (address(decode), address(other), "169.254.169.254:80"):
+        answer = gate.complete("birds/finch", "/finch", headers={HEADER: target})
+        assert answer.status == 403, answer
+
+
+def test_decode_pods_of_sglang_refuse_what_nobody_prefilled(gate) -> None:
+    answer = gate.complete("birds/finch", "/finch")
     assert answer.status == 400
     assert b"without bootstrap room id" in answer.body
 
@@ -103,7 +161,7 @@ def test_the_prefill_side_is_where_it_says(pairs, kube) -> None:
     assert client(prefill, 9998).ask("/health").body == b"OK"
 
 
-def test_vllm_prefills_and_decodes(pairs, kube) -> None:
+def test_vllm_prefills_and_decodes(gate, kube) -> None:
     prefill, decode = pod(kube, "wren", "prefill"), pod(kube, "wren", "decode")
     counter = re.compile(r"^vllm:request_success_total{.*} ([\d.]+)", re.MULTILINE)
 
@@ -111,7 +169,7 @@ def test_vllm_prefills_and_decodes(pairs, kube) -> None:
         return int(sum(map(float, counter.findall(kube.through(pod, "/metrics")))))
 
     before = count(prefill), count(decode)
-    answer = client(decode).complete("birds/wren", headers={HEADER: address(prefill)})
+    answer = gate.complete("birds/wren", "/wren", headers={HEADER: address(prefill)})
     assert answer.status == 200, answer
     assert (count(prefill), count(decode)) == (before[0] + 1, before[1] + 1)
 

@@ -2,32 +2,61 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import ROOT, STATE
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import gaie
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.resolve import resolve
+from ansible_collections.llm_d.multi_engine.tests.unit import shipped
 
 #: What tests/cluster built; without it there is nothing to ask.
 CACHE = Path(os.environ.get("LLM_D_CACHE", Path.home() / ".cache/llm-d-multi-engine"))
 PICKER = sorted(CACHE.glob("bin/gaie-*/epp"))
-RELEASE = yaml.safe_load((ROOT / "roles/inference_engine/vars/releases/gaie-1.5.yml").read_text())["gaie-1.5"]
-CONFIGS = [
-    pytest.param(config, id=f"{topology} {routing}")
-    for topology, configs in RELEASE["endpoint_picker"]["config"].items()
-    for routing, config in configs.items()
-]
-#: What an engine from the user's files adds: metrics under names that no picker knows.
-(OWN,) = [
-    yaml.safe_load(item["data"]["config.yaml"])
-    for item in yaml.safe_load_all((ROOT / "tests/golden/own_engine/gaie/qwen3-8b.yaml").read_text())
-    if item["kind"] == "ConfigMap"
-]
-METRICS = [plugin for plugin in OWN["plugins"] if "metrics" in plugin["type"]]
+#: What changes a configuration, besides topology and routing: models with adapters, and an engine that no picker knows.
+MODELS = {
+    "sglang": {"engine": "sglang"},
+    "adapters": {"engine": "vllm", "lora_adapters": [{"name": "sql", "source": "pvc://adapters/sql"}]},
+    "own engine": {"engine": "llama-cpp"},
+}
+OWN_ENGINE = ROOT / "inventories/engines/llama-cpp.yml"
+#: What the picker does not know: plugins of llm-d's.
+LLM_D = "llm-d.ai/"
+
+
+def composed(release: str, topology: str, routing: str, model: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the configuration of a model's picker, nothing where there is none."""
+    given = {**shipped.MODEL, **model, "topology": topology, "routing": routing}
+    # The release names no vLLM.
+    given |= {"engine_version": "0.32.0"} if (release, model["engine"]) == ("llm-d-0.6", "vllm") else {}
+    stack = resolve(shipped.settings(given, release=release), shipped.catalogue(OWN_ENGINE))
+    if stack["findings"]:
+        return None
+    objects = gaie.compose("llm-d", "llm-d", stack["models"][0], stack["release"], shipped.GAIE_OPTIONS)
+    (text,) = [item["data"][gaie.CONFIG_FILE] for item in objects if item["kind"] == "ConfigMap"]
+    return yaml.safe_load(text)
+
+
+def configurations() -> dict[str, dict[str, Any]]:
+    """Return every configuration of every release that is not for llm-d's own picker, each once, by what it is for."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, release in shipped.catalogue()["releases"].items():
+        for topology, configs in release["endpoint_picker"]["config"].items():
+            for routing, (kind, model) in itertools.product(configs, MODELS.items()):
+                config = composed(name, topology, routing, model)
+                if config and not config["apiVersion"].startswith(LLM_D) and config not in found.values():
+                    found[f"{name} {topology} {routing} {kind}"] = config
+    return found
+
+
+CONFIGS = configurations()
 #: Said once the configuration is loaded, and when it cannot be.
 LOADED, REFUSED = "Controller manager starting", "Failed to parse configuration"
 
@@ -63,20 +92,16 @@ def said(config: dict, folder: Path) -> Iterator[str]:
             process.terminate()
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_the_picker_loads(config: dict, tmp_path: Path) -> None:
-    *_, last = said(config, tmp_path)
-    assert LOADED in last
-
-
-def test_the_picker_reads_the_metrics_of_an_engine_that_it_does_not_know(tmp_path: Path) -> None:
-    config = CONFIGS[0].values[0]
-    lines = list(said({**config, "plugins": [*config["plugins"], *METRICS]}, tmp_path))
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_picker_loads(name: str, tmp_path: Path) -> None:
+    lines = list(said(CONFIGS[name], tmp_path))
     assert LOADED in lines[-1]
-    assert any('"Registered engine mapping","engine":"llama-cpp"' in line for line in lines)
+    # It is told the metrics of an engine that it does not know.
+    told = any('"Registered engine mapping","engine":"llama-cpp"' in line for line in lines)
+    assert told == name.endswith("own engine")
 
 
 def test_the_picker_refuses_what_it_lacks(tmp_path: Path) -> None:
-    config = {**CONFIGS[0].values[0], "plugins": [{"type": "always-disagg-pd-decider"}]}
+    config = {**next(iter(CONFIGS.values())), "plugins": [{"type": "always-disagg-pd-decider"}]}
     *_, last = said(config, tmp_path)
     assert REFUSED in last

@@ -13,6 +13,8 @@ from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import STA
 
 HEADER = "X-Gateway-Base-Model-Name"
 SWIFT, ROBIN = "birds/swift", "birds/robin"
+#: Served beside `robin`.
+ADAPTER = f"{ROBIN}:sql"
 
 
 def answers(kube, model: str) -> dict[str, int]:
@@ -66,7 +68,14 @@ def test_requests_are_routed(stand_ins, kube, path: str, headers: dict, engine: 
 
 def test_models_are_listed_each_by_its_engine(stand_ins) -> None:
     assert [entry["id"] for entry in stand_ins.client.ask("/v1/models").json["data"]] == [SWIFT]
-    assert [entry["id"] for entry in stand_ins.client.ask("/robin/v1/models").json["data"]] == [ROBIN]
+    served = [entry["id"] for entry in stand_ins.client.ask("/robin/v1/models").json["data"]]
+    assert served == [ROBIN, ADAPTER]
+
+
+@pytest.mark.parametrize(("path", "headers"), [("/robin", {}), ("", {HEADER: ROBIN})])
+def test_an_adapter_is_served_where_its_model_is(stand_ins, path: str, headers: dict) -> None:
+    answer = stand_ins.client.complete(ADAPTER, path, headers=headers)
+    assert (answer.status, answer.json["model"]) == (200, ADAPTER)
 
 
 def test_wrong_model_names_are_answered_as_the_engines_do(stand_ins) -> None:

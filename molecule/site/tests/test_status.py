@@ -17,7 +17,14 @@ def seen(run: Run) -> dict:
     ("stack", "models"),
     [
         ("local", ["tiny sglang 0.5.23 sglang 0.5.23 (1) 1/1"]),
-        ("stand-ins", ["swift sglang 0.5.23 sglang 0.5.23 (2) 2/2", "robin vllm 0.32.0 vllm 0.32.0 (2) 2/2"]),
+        (
+            "stand-ins",
+            [
+                "swift sglang 0.5.23 sglang 0.5.23 (2) 2/2",
+                "robin vllm 0.32.0 vllm 0.32.0 (2) 2/2",
+                "kestrel falcon 1 falcon 1 (1) 1/1",
+            ],
+        ),
     ],
 )
 def test_a_healthy_stack(ansible, stand_ins, stack: str, models: list[str]) -> None:

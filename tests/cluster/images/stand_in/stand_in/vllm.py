@@ -10,6 +10,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from .arguments import number, parser
@@ -56,7 +57,21 @@ def _main(given: list[str], prog: str, prog_of_unknown: str) -> None:
             f"ValueError: User-specified max_model_len ({length}) is greater than the derived max_model_len"
             f" (max_position_embeddings={own} or model_max_length=None in model's config.json)."
         )
-    run(lambda: VLLM(arguments, model, length), arguments.host or "0.0.0.0", arguments.port or 8000)
+    adapters = _adapters(arguments)
+    run(lambda: VLLM(arguments, model, length, adapters), arguments.host or "0.0.0.0", arguments.port or 8000)
+
+
+def _adapters(arguments: Namespace) -> dict[str, str]:
+    """LoRA adapters: name to path. They are loaded at the start, so one that is not there ends it."""
+    modules = arguments.lora_modules or []
+    if modules and not arguments.enable_lora:
+        sys.exit("ValueError: LoRA is not enabled. Use --enable-lora to enable LoRA.")
+    adapters = dict(module.split("=", 1) for module in modules)
+    for path in adapters.values():
+        # Others are of a repository.
+        if path.startswith("/") and not Path(path, "adapter_config.json").is_file():
+            sys.exit(f"ValueError: Call to add_lora method failed: No adapter found for {path}")
+    return adapters
 
 
 def _model_first(given: list[str]) -> list[str]:
@@ -100,7 +115,7 @@ def _normalized(given: list[str]) -> list[str]:
 class VLLM(Engine):
     """The server of one model."""
 
-    def __init__(self, arguments: Namespace, model: str, length: int) -> None:
+    def __init__(self, arguments: Namespace, model: str, length: int, adapters: dict[str, str]) -> None:
         self.block_size = int(arguments.block_size or BLOCK_SIZE)
         self.blocks = arguments.num_gpu_blocks_override or -(-8 * length // self.block_size)
         slots = int(arguments.max_num_seqs or 256)
@@ -108,6 +123,7 @@ class VLLM(Engine):
         self.model = model
         self.length = length
         self.names: list[str] = arguments.served_model_name or [model]
+        self.adapters = adapters
         self.routes = self._routes()
 
     def _routes(self) -> dict[str, dict[str, Handler]]:
@@ -152,7 +168,12 @@ class VLLM(Engine):
     # --------------------------------------------------------------- requests
 
     def _models(self, request: Request) -> None:
-        request.send_json({"object": "list", "data": [self._card(name) for name in self.names]})
+        cards = [self._card(name) for name in self.names]
+        cards += [
+            {**self._card(name), "root": path, "parent": self.names[0], "max_model_len": None}
+            for name, path in self.adapters.items()
+        ]
+        request.send_json({"object": "list", "data": cards})
 
     def _card(self, name: str) -> dict[str, Any]:
         now = int(time.time())
@@ -196,7 +217,7 @@ class VLLM(Engine):
         return body
 
     def _check_model(self, name: str | None) -> None:
-        if name and name not in self.names:
+        if name and name not in self.names and name not in self.adapters:
             message = f"The model `{name}` does not exist."
             if len(self.names) > 1:
                 message += f" Valid aliases: {', '.join(self.names)}."
@@ -218,16 +239,17 @@ class VLLM(Engine):
             raise Refused(400, _error(message, "BadRequestError", "input_tokens"))
         yield from self.work.generate(size, count)
 
-    def _head(self, prefix: str, kind: str) -> dict[str, Any]:
-        """What every answer begins with. The model's name is the first one, whichever the request said."""
+    def _head(self, prefix: str, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        """What every answer begins with. The model's name is the first one, whichever the request said; an adapter's is its own."""
         identity = f"{prefix}-{secrets.token_hex(8)}"
-        return {"id": identity, "object": kind, "created": int(time.time()), "model": self.names[0]}
+        name = body["model"] if body.get("model") in self.adapters else self.names[0]
+        return {"id": identity, "object": kind, "created": int(time.time()), "model": name}
 
     def _completion(self, request: Request) -> None:
         body = self._read(request, "prompt")
         prompts = [str(one) for one in (body["prompt"] if isinstance(body["prompt"], list) else [body["prompt"]])]
         count = int(body.get("max_tokens") or 16)
-        head = self._head("cmpl", "text_completion")
+        head = self._head("cmpl", "text_completion", body)
         size = sum(len(prompt.encode()) for prompt in prompts)
         if body.get("stream"):
             request.send_events(self._completion_events(head, body, prompts, count, size))
@@ -257,14 +279,14 @@ class VLLM(Engine):
         prompt = "\n".join(str(message.get("content", "")) for message in body["messages"])
         count = int(body.get("max_completion_tokens") or body.get("max_tokens") or 16)
         if body.get("stream"):
-            head = self._head("chatcmpl", "chat.completion.chunk")
+            head = self._head("chatcmpl", "chat.completion.chunk", body)
             request.send_events(self._chat_events(head, body, prompt, count))
             return
         text = "".join(self._words(prompt, count))
         nothing = dict.fromkeys(("refusal", "annotations", "audio", "function_call", "reasoning"))
         message = {"role": "assistant", "content": text, **nothing}
         choice = {"index": 0, "message": message, **_finished(True), "token_ids": None, "routed_experts": None}
-        answer = {**self._head("chatcmpl", "chat.completion"), "choices": [choice], "service_tier": None}
+        answer = {**self._head("chatcmpl", "chat.completion", body), "choices": [choice], "service_tier": None}
         answer |= {"system_fingerprint": FINGERPRINT, "usage": _usage(len(prompt.encode()), count)}
         last = (
             "prompt_logprobs",
@@ -315,6 +337,12 @@ class VLLM(Engine):
         page.append(
             metric("vllm:request_success_total", "counter", "Count of successfully processed requests.", finished)
         )
+        if self.arguments.enable_lora:
+            loras = {"max_lora": str(self.arguments.max_loras or 1)}
+            loras |= {"running_lora_adapters": "", "waiting_lora_adapters": ""}
+            page.append(
+                metric("vllm:lora_requests_info", "gauge", "Running stats on lora requests.", [(loras, time.time())])
+            )
         page.append(metric("vllm:cache_config_info", "gauge", "Information of the LLMEngine CacheConfig", [(cache, 1)]))
         return "".join(page)
 
