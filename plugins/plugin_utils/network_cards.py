@@ -115,11 +115,11 @@ def _difference(hosts: Sequence[Host]) -> tuple[str, str] | None:
         if not lacks and not has:
             differs = f"has them in another order, {_said(items[0]['cards'])}"
         told.append(f"{listing(item['name'] for item in items)} {differs}")
-    return (
-        f"hosts that may run it differ in network cards, and all pods get the same. {'; '.join(told)}.",
+    remedy = (
         "Name those that all have, give cards the same names with udev, or split the hosts: tell them apart in "
-        "gpu_node_labels and choose with node_selector.",
+        "gpu_node_labels and choose with node_selector."
     )
+    return f"hosts that may run it differ in network cards, and all pods get the same. {'; '.join(told)}.", remedy
 
 
 def _said(cards: Iterable[Card]) -> str:
