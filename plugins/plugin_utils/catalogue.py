@@ -129,13 +129,14 @@ _PROFILE = _dict(
             "backends": _FREE,
             "prefill": {**_SIDE, "required": True},
             "decode": {**_SIDE, "required": True},
-            "devices": {**_SIDE, "required": True},
             "agree": _TEXTS,
             "agree_reason": _TEXT,
             "tensor_parallel": _TENSOR_PARALLEL,
             "decode_alone": _FLAG,
         },
     },
+    # Of an engine that uses none, there is nothing.
+    rdma={"type": "dict", "options": {"env": _FREE, "one_per_gpu": _FREE, "disaggregated": _TEXTS}},
     multi_node={
         "type": "dict",
         "options": {

@@ -92,14 +92,13 @@ def transfer(
         problem = f"{wanted!r}, but {place} {name!r} goes with {connector['default']!r}."
         remedy = "Leave it out, or choose the other's backend."
         findings.append(Finding("connector", f"{where}.connector", problem, remedy, overridable=True))
-    values = {"bootstrap_port": connector["bootstrap_port"], "backend": name, "devices": given.get("rdma_devices")}
-    sides = {role: _side([own[role], backend.get(role) or {}], own, given, values) for role in ROLES}
+    values = {"bootstrap_port": connector["bootstrap_port"], "backend": name}
+    sides = {role: _side([own[role], backend.get(role) or {}], values) for role in ROLES}
     return {"name": name, "connector": connector, **sides}
 
 
-def _side(parts: Sequence[Mapping], own: Mapping, given: Mapping, values: Mapping) -> dict[str, Any]:
+def _side(parts: Sequence[Mapping], values: Mapping) -> dict[str, Any]:
     """Return what the engine's profile says of one kind of pods, filled in."""
-    parts = [*parts, own["devices"]] if given.get("rdma_devices") else parts
     return {
         "arguments": [fill_text(argument, values) for part in parts for argument in part.get("arguments", [])],
         "env": {name: fill_text(value, values) for part in parts for name, value in part.get("env", {}).items()},
@@ -118,13 +117,6 @@ def laid_over(model: Mapping[str, Any], role: str, given: Mapping[str, Any], sid
     for name in _MERGED:
         result[name] = merge(model[name], given.get(name) or {})
     result["env"] = {**side["env"], **result["env"]}
-    rdma = model["disaggregation"]
-    if rdma.get("rdma_resource"):
-        count = {rdma["rdma_resource"]: str(rdma.get("rdma_count") or 1)}
-        resources = {"requests": count, "limits": count}
-        result["resources"] = merge(resources, result["resources"])
-        # Memory that network cards read and write is locked.
-        result["capabilities"] = list(dict.fromkeys([*model["capabilities"], "IPC_LOCK"]))
     return result
 
 

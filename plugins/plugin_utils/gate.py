@@ -36,6 +36,7 @@ def stack_findings(resolved: Mapping[str, Any], cluster: Cluster, overrides: Seq
     for model in resolved["models"]:
         for pods in workloads_of(model):
             findings += _devices(pods, cluster)
+            findings += _rdma(pods, cluster)
         findings += _rules(model, resolved["rules"], cluster)
     findings += _groups(resolved, cluster)
     return _kept(findings, overrides)
@@ -172,6 +173,27 @@ def _devices(model: Mapping, cluster: Cluster) -> list[Finding]:
     return findings
 
 
+def _rdma(pods: Mapping, cluster: Cluster) -> list[Finding]:
+    """Return whether nodes with enough devices for ``pods`` offer what they ask for to use RDMA."""
+    nodes = [node for node in cluster["nodes"] or () if _may_take(pods, node)]
+    findings = []
+    # Nodes without devices are told already.
+    for resource, count in pods["rdma_count"].items() if nodes else ():
+        most = max(int(node["allocatable"].get(resource, 0)) for node in nodes)
+        if most >= count:
+            continue
+        offered = f"offers {resource}" if not most else f"offers more than {most} {resource}"
+        problem = f"no schedulable node that fits {offered}, the model asks for {count} per pod."
+        known = sorted({name for node in nodes for name in node["allocatable"] if "rdma" in name})
+        told = (
+            f"These nodes offer {listing(known)}."
+            if known
+            else "Install an RDMA device plugin, or leave rdma.resource out."
+        )
+        findings.append(Finding("rdma-resource", f"{pods['where']}.rdma.resource", problem, told, overridable=True))
+    return findings
+
+
 def _rules(model: Mapping, rules: Sequence[Mapping], cluster: Cluster) -> list[Finding]:
     """Return what the rules about clusters say of ``model``, once for all places that it is true of."""
     rules = [rule for rule in rules if _FACTS & rule["needs"].keys()]
@@ -202,10 +224,14 @@ def _node_facts(node: Mapping) -> dict[str, Any]:
 
 def _may_run(model: Mapping, node: Mapping) -> bool:
     """Whether the scheduler may choose ``node`` for a kind of pods of ``model``, as far as labels and devices say."""
-    return node["schedulable"] and any(
-        pods["node_selector"].items() <= node.get("labels", {}).items()
+    return any(_may_take(pods, node) for pods in workloads_of(model))
+
+
+def _may_take(pods: Mapping, node: Mapping) -> bool:
+    return (
+        node["schedulable"]
+        and pods["node_selector"].items() <= node.get("labels", {}).items()
         and all(int(node["allocatable"].get(name, 0)) >= count for name, count in pods["devices"].items())
-        for pods in workloads_of(model)
     )
 
 

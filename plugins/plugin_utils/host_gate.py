@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from . import compatibility
+from . import compatibility, host_rdma, network_cards
 from .findings import Finding, listing
 from .objects import workloads_of
 from .versions import VersionError, matches
@@ -59,6 +59,7 @@ def host_report(
         *_secure_boot(facts, settings, host),
         *_space(facts, images, settings, host),
         *_swap(facts, host),
+        *host_rdma.missing(facts, _asking_rdma(here), host),
     ]
     kept = [item for item in findings if not (item.overridable and item.rule in settings["overrides"])]
     mended = [item for item in kept if item.rule in settings["mends"]]
@@ -75,6 +76,7 @@ def host_report(
         "notes": [
             *(f"{item.problem[0].upper()}{item.problem[1:]} It is going to be mended." for item in mended),
             *_notes(facts, cards, here, knowledge),
+            *host_rdma.notes(facts, _asking_rdma(here)),
         ],
     }
 
@@ -103,6 +105,10 @@ def _why_not(model: Mapping, cards: Sequence[Mapping], labels: Mapping[str, Any]
 def _name(model: Mapping) -> str:
     """Return what to call a kind of pods: the model, with the kind where it has several."""
     return " ".join(filter(None, (model["name"], model.get("pod_role"))))
+
+
+def _asking_rdma(models: Iterable[Mapping]) -> list[str]:
+    return [_name(model) for model in models if model["rdma"]]
 
 
 def _told(model: Mapping, why: str | None) -> dict[str, Any]:
@@ -435,6 +441,8 @@ def _offers(facts: Facts, cards: Sequence[Mapping]) -> dict[str, Any]:
         "gpus": listing(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)) or "none",
         "nvswitches": len(facts["nvswitches"]),
         "rdma": len([item for nic in facts["nics"] for item in nic["rdma"] if item["state"] == "active"]),
+        # Those that models get.
+        "rdma_devices": [card["name"] for card in network_cards.beside_gpus(facts)],
         "driver": f"{loaded['version']} {loaded['flavour']}" if loaded else "none",
         "system": facts["os"]["name"] or "unknown",
         "kernel": facts["kernel"]["running"] or "unknown",

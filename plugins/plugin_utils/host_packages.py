@@ -65,7 +65,7 @@ def plan_driver(facts: Facts, settings: Mapping, knowledge: Mapping, host: str) 
     :returns: ``branch``, ``repository``, ``names``, ``headers``, ``pin`` and ``findings``.
     """
     findings = [*_branch(settings, knowledge, host)]
-    found = _of_system(knowledge["repositories"], facts)
+    found = of_system(knowledge["repositories"], facts)
     if not found:
         problem = f"no packages of the driver are known for {facts['os']['name']}."
         remedy = "Install the driver and set gpu_node_driver: existing, or leave it to the GPU operator (operator)."
@@ -75,7 +75,7 @@ def plan_driver(facts: Facts, settings: Mapping, knowledge: Mapping, host: str) 
     branch = branch_of(settings)
     machine = knowledge["machines"][facts["machine"]]
     url = knowledge["url"].format(folder=found["folder"], machine=machine)
-    repository, problems = _repository(
+    repository, problems = repository_of(
         "driver", found["format"], url, found["key"], found["fingerprint"], settings, host
     )
     entry = next(
@@ -87,7 +87,7 @@ def plan_driver(facts: Facts, settings: Mapping, knowledge: Mapping, host: str) 
         "format": found["format"],
         "repository": repository,
         "names": names + _switches(facts, found["format"], branch, knowledge),
-        "headers": [knowledge["headers"][found["format"]].format(kernel=kernel) for kernel in _without_headers(facts)],
+        "headers": [knowledge["headers"][found["format"]].format(kernel=kernel) for kernel in without_headers(facts)],
         "pin": entry["pin"],
         "pinning_package": knowledge["pinning_package"].format(branch=branch),
         "stream": knowledge["stream"].format(branch=branch),
@@ -141,7 +141,9 @@ def plan_toolkit(facts: Facts, settings: Mapping, knowledge: Mapping, host: str)
     """
     version, form = settings["version"], settings["format"]
     url = knowledge["urls"][form].format(machine=knowledge["machines"][form][facts["machine"]])
-    repository, findings = _repository("toolkit", form, url, knowledge["key"], knowledge["fingerprint"], settings, host)
+    repository, findings = repository_of(
+        "toolkit", form, url, knowledge["key"], knowledge["fingerprint"], settings, host
+    )
     try:
         old = not matches(version, f">={knowledge['least']}")
     except ValueError:
@@ -164,7 +166,7 @@ def plan_toolkit(facts: Facts, settings: Mapping, knowledge: Mapping, host: str)
 
 def format_of(facts: Facts, knowledge: Mapping) -> str | None:
     """Return the format of a host's packages, ``apt`` or ``dnf``."""
-    found = _of_system(knowledge["repositories"], facts)
+    found = of_system(knowledge["repositories"], facts)
     return found["format"] if found else None
 
 
@@ -221,7 +223,7 @@ def _all_of_system(entries: Iterable[Mapping], facts: Facts) -> list[Mapping]:
     ]
 
 
-def _of_system(entries: Iterable[Mapping], facts: Facts) -> Mapping | None:
+def of_system(entries: Iterable[Mapping], facts: Facts) -> Mapping | None:
     return next(iter(_all_of_system(entries, facts)), None)
 
 
@@ -238,13 +240,14 @@ def _switches(facts: Facts, form: str, branch: str, knowledge: Mapping) -> list[
     return [manager, *(knowledge["nvlink5"] if late else [])]
 
 
-def _without_headers(facts: Facts) -> list[str]:
+def without_headers(facts: Facts) -> list[str]:
+    """Return the kernels, of now and of the next boot, for which no module can be built."""
     kernel = facts["kernel"]
     names = {kernel["running"]: kernel["running_headers"], kernel["next"]: kernel["next_headers"]}
     return [name for name, there in names.items() if name and not there]
 
 
-def _repository(
+def repository_of(
     what: str, form: str, url: str, key: str, fingerprint: str, settings: Mapping, host: str
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Return a repository as module ``signed_repository`` takes it: of upstream, or of a mirror."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .findings import listing
+from .network_cards import named
 from .status_table import aligned
 
 Report = Mapping[str, Any]
@@ -37,10 +38,18 @@ def _host(report: Report) -> tuple[str, ...]:
         offers["driver"],
         needs["driver"] or "-",
         str(offers["nvswitches"] or "-"),
-        str(offers["rdma"] or "-"),
+        _rdma(offers),
         f"{room}, needs {needs['space_gib']}",
         f"{wrong} to mend" if wrong else "ready",
     )
+
+
+def _rdma(offers: Mapping[str, Any]) -> str:
+    """Return the network cards beside GPUs, and of how many active ones."""
+    if not offers["rdma_devices"]:
+        return str(offers["rdma"] or "-")
+    more = "" if offers["rdma"] == len(offers["rdma_devices"]) else f" of {offers['rdma']}"
+    return f"{named(offers['rdma_devices'])}{more}"
 
 
 def _models(reports: Sequence[Report]) -> list[str]:

@@ -29,6 +29,7 @@ from . import (
     precise_prefix,
     prefetch,
     profiles,
+    rdma,
     routing_proxy,
     schema,
     weights,
@@ -70,7 +71,8 @@ def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[s
         str, the first may be empty), ``models`` (list of dicts), ``model_defaults`` (dict of a
         model's keys, for every model that does not set them), ``patches`` (list of dicts),
         ``image_registry`` (str), ``images`` (dict of str), ``image_pull_secrets`` (list of str),
-        ``hf_endpoint`` (str), ``hf_offline``, ``body_routing`` (bool) and ``overrides`` (names of rules to wave through).
+        ``hf_endpoint`` (str), ``hf_offline``, ``body_routing`` (bool), ``overrides`` (names of rules to wave through)
+        and ``hosts`` (GPU hosts that models take their network cards from, see :func:`network_cards.host`).
     :param catalogue: ``engines``, ``releases`` (name to data), ``engine_files`` (see
         :func:`own_engines.added`), ``model_schema`` and ``rules``.
     :returns: ``stack``, ``namespace``, ``release`` (dict with ``name``), ``engines`` (name to
@@ -110,7 +112,7 @@ def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[s
 
 def _settings(settings: Mapping, findings: list[Finding]) -> dict[str, Any]:
     """Return ``settings`` with every value of its type; the list of models is left to :func:`_models`."""
-    result = {"models": settings.get("models") or []}
+    result = {"models": settings.get("models") or [], "hosts": settings.get("hosts") or []}
     for name, (variable, spec) in _VARIABLES.items():
         empty = {"str": "", "list": [], "dict": {}, "bool": False}[spec["type"]]
         own: list[Finding] = []
@@ -311,7 +313,8 @@ def _model(
     ``worker`` (in what the pods of a replica that do not answer differ, None where there are none),
     ``engine``, ``engine_version``, ``image`` and ``image_source`` (from
     where it is pulled, and where upstream has it), ``image_pull_secrets``, ``accelerator``,
-    ``devices`` (Kubernetes resource to count), ``command``, ``args``, ``port`` (of the pod),
+    ``devices`` (Kubernetes resource to count), ``rdma_devices`` and ``rdma_count`` (see :mod:`rdma`), ``command``,
+    ``args``, ``port`` (of the pod),
     ``proxy`` (see :mod:`routing_proxy`), ``engine_port``, ``served_name``,
     ``weights`` (volume and path), ``env``, ``api_key`` (Secret and variable, or None), ``probes``, ``drain`` (seconds), ``shm_size``,
     ``cache_path``, ``metrics``, ``http``, ``request_timeout``, ``route``, ``picker_values`` (for
@@ -447,15 +450,19 @@ def _pods(
     pods["proxy"] = routing_proxy.resolve(model, where, proxied, facts, release, settings["namespace"], findings)
     pods["engine_port"] = pods["proxy"]["engine_port"] if pods["proxy"] else pods["port"]
     pods["devices"] = _devices(model, where, model["accelerator"], facts, findings)
+    several = model["topology"] == disaggregated.TOPOLOGY
+    network = rdma.resolve({**model, **pods}, where, several, facts, settings["hosts"], findings)
+    pods |= {key: network[key] for key in ("resources", "capabilities", "rdma_devices", "rdma_count")}
     drain = {**facts["drain"]}
     if model.get("drain_seconds") is not None:
         drain["requests_seconds"] = model["drain_seconds"]
     pods["drain"] = {key: drain[key] for key in ("pre_stop_seconds", "requests_seconds", "margin_seconds")}
     _check_engines_of_args(model, where, catalogue, findings)
     extra = extra + multi_node.arguments(model, where, name, facts, findings)
-    extra = extra + api_keys.arguments(model, facts) + model["lora"]["arguments"]
+    extra = extra + network["arguments"] + api_keys.arguments(model, facts) + model["lora"]["arguments"]
     pods["args"] = model.get("args") or _arguments({**model, **pods}, where, facts, drain, extra, findings)
-    pods["env"] = {**facts["env"], **(weights.hub_env(settings) if lora.from_hub(model) else {}), **model["env"]}
+    hub = weights.hub_env(settings) if lora.from_hub(model) else {}
+    pods["env"] = {**facts["env"], **hub, **network["env"], **model["env"]}
     weights.check_cache(model, where, settings, findings)
     pods["prefetch"] = prefetch.resolve({**model, **pods}, where, facts, settings["hf_offline"], findings)
     pods["probes"] = _probes(model, facts, facts["probes"], model["probes"])

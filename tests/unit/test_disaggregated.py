@@ -111,17 +111,6 @@ def test_settings_of_one_kind_of_pods() -> None:
     assert (prefill["drain"]["requests_seconds"], decode["drain"]["requests_seconds"]) == (300, 600)
 
 
-def test_rdma() -> None:
-    rdma = {"rdma_resource": "rdma/ib", "rdma_count": 2, "rdma_devices": "mlx5_0,mlx5_1"}
-    for deployment in deployments({"disaggregation": rdma}).values():
-        (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        assert container["resources"]["limits"] == {"nvidia.com/gpu": "1", "rdma/ib": "2"}
-        assert container["securityContext"]["capabilities"] == {"add": ["IPC_LOCK"]}
-        assert "--disaggregation-ib-device=mlx5_0,mlx5_1" in container["args"]
-    for side in sides({"disaggregation": {"rdma_devices": "mlx5_0:1"}}, engine="vllm"):
-        assert side["env"]["UCX_NET_DEVICES"] == "mlx5_0:1"
-
-
 def pool_and_plugins(model: dict[str, Any], **changed: Any) -> tuple[dict[str, Any], list[str]]:
     stack = resolved({**PD, **model}, **changed)
     objects = gaie.compose("llm-d", "llm-d", stack["models"][0], stack["release"], GAIE_OPTIONS)

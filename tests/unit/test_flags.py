@@ -121,7 +121,8 @@ def test_flags_of_prefill_and_decode_exist(engine: str, version: str, backend: s
         "engine": engine,
         "engine_version": version,
         "topology": "disaggregated",
-        "disaggregation": {"backend": backend, "rdma_devices": "mlx5_0"},
+        "disaggregation": {"backend": backend},
+        "rdma": {"devices": ["mlx5_0"]},
     }
     for pods in one(model, overrides=["engine-version-release", "backend-image"])["roles"]:
         assert faults(engine, version, pods["args"]) == []

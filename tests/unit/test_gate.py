@@ -94,6 +94,64 @@ def test_a_model_without_devices_needs_no_node_with_some() -> None:
     assert stack_findings(resolved({"accelerator": "cpu"}), {**CLUSTER, "nodes": []}, []) == []
 
 
+def offering(name: str = "gpu-1", **resources: str) -> dict[str, Any]:
+    """Return a node with eight GPUs and other resources, `__` standing for `/`."""
+    offered = {key.replace("__", "/"): value for key, value in resources.items()}
+    return {**NODE, "name": name, "labels": {}, "allocatable": {**NODE["allocatable"], **offered}}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "rdma", "finding"),
+    [
+        ([offering(rdma__ib="1k")], {}, None),
+        ([offering(rdma__ib="8")], {"resource": "rdma/ib", "count": 8}, None),
+        ([offering(), offering("gpu-2", rdma__ib="1")], {"resource": "rdma/ib"}, None),
+        (None, {"resource": "rdma/ib"}, None),
+        # Without GPUs there is more to say first.
+        ([], {"resource": "rdma/ib"}, "llm_d_models[0] (qwen).gpus: no schedulable node of 0 offers nvidia.com/gpu"),
+        (
+            [offering()],
+            {"resource": "rdma/ib"},
+            (
+                "llm_d_models[0] (qwen).rdma.resource: no schedulable node that fits offers rdma/ib, the model asks for 1 "
+                "per pod. Install an RDMA device plugin, or leave rdma.resource out. To go on regardless, add 'rdma-resource'"
+            ),
+        ),
+        (
+            [offering(rdma__hca="63")],
+            {"resource": "rdma/ib"},
+            (
+                "llm_d_models[0] (qwen).rdma.resource: no schedulable node that fits offers rdma/ib, the model asks for 1 "
+                "per pod. These nodes offer rdma/hca."
+            ),
+        ),
+        (
+            [offering(rdma__ib="4")],
+            {"resource": "rdma/ib", "count": 8},
+            "llm_d_models[0] (qwen).rdma.resource: no schedulable node that fits offers more than 4 rdma/ib,",
+        ),
+        # Only a node without GPUs has it.
+        (
+            [offering(), {**NODE, "name": "cpu", "allocatable": {"rdma/ib": "1"}}],
+            {"resource": "rdma/ib"},
+            "llm_d_models[0] (qwen).rdma.resource: no schedulable node that fits offers rdma/ib,",
+        ),
+        (
+            [{**offering(rdma__ib="1"), "schedulable": False}, offering("gpu-2")],
+            {"resource": "rdma/ib"},
+            "llm_d_models[0] (qwen).rdma.resource: no schedulable node that fits offers rdma/ib,",
+        ),
+    ],
+)
+def test_rdma(nodes: list[dict[str, Any]] | None, rdma: dict[str, Any], finding: str | None) -> None:
+    stack, cluster = resolved({"gpus": 8, "rdma": rdma}), {**CLUSTER, "nodes": nodes}
+    found = stack_findings(stack, cluster, [])
+    assert len(found) == (1 if finding else 0)
+    if finding:
+        assert found[0].startswith(finding)
+        assert stack_findings(stack, cluster, ["rdma-resource", "no-devices"]) == []
+
+
 @pytest.mark.parametrize(
     ("mode", "planes", "adopt", "finding"),
     [

@@ -30,6 +30,11 @@ SETTINGS = {
 }
 NEW = {"name": "new", "engine_version": "0.5.20"}
 OLD = {"name": "old", "served_name": "old", "engine_version": "0.5.10"}
+NIC = {
+    "address": "0000:aa:00.0",
+    "virtual_function": False,
+    "rdma": [{"name": "mlx5_0", "state": "active", "link_layer": "InfiniBand"}],
+}
 NVSWITCH = [{"address": "0000:f0:00.0", "kind": "nvswitch"}]
 SIGNED = {"path": "x", "version": "580.159.04", "flavour": "open", "signer": "somebody"}
 NOT_LOADED = {"driver.loaded": None, "driver.next_kernel": None, "driver.running_kernel": None}
@@ -44,6 +49,7 @@ def good() -> dict[str, Any]:
         "architecture": "hopper",
         "iommu": "identity",
         "mig_instances": 0,
+        "nics": {},
     }
     return {
         "os": {"id": "ubuntu", "version": "24.04", "name": "Ubuntu 24.04.3 LTS"},
@@ -308,7 +314,7 @@ def test_everything_is_told_at_once() -> None:
         ),
         (
             {
-                "nics": [{"rdma": [{"state": "active"}]}],
+                "nics": [NIC],
                 "memlock": {"containerd": {"configured": None, "running": "65536"}},
             },
             "Locked memory is limited for containerd; RDMA needs LimitMEMLOCK=infinity.",
