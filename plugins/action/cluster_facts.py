@@ -24,6 +24,7 @@ class ActionModule(ModuleAction):
         stack = json.loads(arguments.pop("stack", None) or "null")
         overrides = as_list(arguments.pop("overrides", None) or [])
         if stack:
+            arguments.setdefault("serving_of", stack["stack"])
             arguments["permissions"] = [*(arguments.get("permissions") or []), *needed(stack)]
         result.update(self.call(cluster_facts, arguments, task_vars))
         if stack and not result.get("failed"):

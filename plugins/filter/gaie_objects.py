@@ -17,6 +17,10 @@ options:
     description: Options of the role, without their prefix.
     type: dict
     required: true
+  serving:
+    description: By model what serves it, as RV(llm_d.multi_engine.cluster_facts#module:cluster.serving).
+    type: dict
+    default: {}
   as_json:
     description: Return one JSON text with the objects of all models, for M(llm_d.multi_engine.apply).
     type: bool
@@ -37,25 +41,15 @@ _value:
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import documents
-from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import body_router, gaie, patches
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import composing, patches
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import stack_of, to_plain
 
 
-def _gaie_objects(resolved: dict, options: dict, as_json: bool = False) -> dict | str:
-    resolved, options = stack_of(resolved), to_plain(options)
-    by_model = {
-        model["name"]: gaie.compose(resolved["stack"], resolved["namespace"], model, resolved["release"], options)
-        for model in resolved["models"]
-    }
+def _gaie_objects(resolved: dict, options: dict, as_json: bool = False, serving: dict | None = None) -> dict | str:
     try:
-        by_model = gaie.stamped(by_model, patches.laid_over(by_model, resolved))
+        by_model = composing.routing(stack_of(resolved), to_plain(options), to_plain(serving))
     except patches.PatchError as error:
         raise AnsibleFilterError(str(error)) from error
-    # Alone it would make an empty list of models look full.
-    if resolved["body_routing"] and resolved["models"]:
-        place = resolved["stack"], gaie.ROLE, resolved["namespace"]
-        router = resolved["release"]["body_router"]
-        by_model[body_router.FILE] = body_router.compose(*place, resolved["models"], router, options)
     return documents.as_json(by_model) if as_json else by_model
 
 

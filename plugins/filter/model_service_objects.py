@@ -17,6 +17,10 @@ options:
     description: Options of the role, without their prefix.
     type: dict
     required: true
+  serving:
+    description: By model what serves it, as RV(llm_d.multi_engine.cluster_facts#module:cluster.serving).
+    type: dict
+    default: {}
   as_json:
     description: Return one JSON text with the objects of all models, for M(llm_d.multi_engine.apply).
     type: bool
@@ -37,21 +41,17 @@ _value:
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import documents
-from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import model_service, patches, prefetch
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import composing, patches
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import stack_of, to_plain
 
 
-def _model_service_objects(resolved: dict, options: dict, as_json: bool = False) -> dict | str:
-    resolved, options = stack_of(resolved), to_plain(options)
-    by_model = {
-        model["name"]: model_service.compose(resolved["stack"], resolved["namespace"], model, options)
-        for model in resolved["models"]
-    }
+def _model_service_objects(
+    resolved: dict, options: dict, as_json: bool = False, serving: dict | None = None
+) -> dict | str:
     try:
-        patched = patches.laid_over(by_model, resolved)
+        by_model = composing.model_servers(stack_of(resolved), to_plain(options), to_plain(serving))
     except patches.PatchError as error:
         raise AnsibleFilterError(str(error)) from error
-    by_model = {name: prefetch.named_by_content(objects) for name, objects in patched.items()}
     return documents.as_json(by_model) if as_json else by_model
 
 

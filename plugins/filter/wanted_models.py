@@ -13,6 +13,10 @@ options:
     description: Result of M(llm_d.multi_engine.resolve).
     type: dict
     required: true
+  serving:
+    description: By model what serves it, as RV(llm_d.multi_engine.cluster_facts#module:cluster.serving); may be null.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -28,12 +32,13 @@ _value:
   elements: dict
 """
 
-from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import stack_of
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import stack_of, to_plain
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.status import wanted_models
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.tracks import overlaid
 
 
-def _wanted_models(resolved: dict) -> list:
-    return wanted_models(stack_of(resolved))
+def _wanted_models(resolved: dict, serving: dict | None = None) -> list:
+    return wanted_models(overlaid(stack_of(resolved), to_plain(serving)))
 
 
 class FilterModule:

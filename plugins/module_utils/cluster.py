@@ -211,6 +211,24 @@ class Cluster:
             missing_is_none=False,
         )
 
+    def scale(self, item: dict, replicas: int) -> None:
+        """Let ``item``, a workload of which nothing else is known to be wanted, have as many ``replicas``."""
+        resource = self._resource(item["apiVersion"], item["kind"])
+        metadata = item["metadata"]
+        self._call(
+            "patch",
+            lambda: resource.patch(
+                body={"spec": {"replicas": replicas}},
+                name=metadata["name"],
+                namespace=metadata.get("namespace"),
+                content_type="application/merge-patch+json",
+                field_manager=FIELD_MANAGER,
+                serialize=False,
+                _request_timeout=TIMEOUTS,
+            ),
+            missing_is_none=False,
+        )
+
     def served(self, group: str, kind: str) -> str | None:
         """Return the apiVersion that the API server prefers for ``kind``, or None when it has no such kind."""
         if not group:

@@ -31,15 +31,30 @@ RENEWAL = 5
 class RunLease:
     """Held while a run changes the objects of one role of one stack.
 
-    A run that was killed holds it for ``DURATION`` seconds more; who comes then waits for that long.
+    A run that was killed holds it for ``duration`` seconds more; who comes then waits for that long.
 
     :param name: name of the Lease.
+    :param holder: who holds it, where several modules are one run, each for a while. The Lease then outlives each of
+        them; the last one says so by :attr:`last`.
+    :param duration: seconds after which a run that does not renew its Lease counts as dead.
     """
 
-    def __init__(self, cluster: Cluster, stack: str, role: str, namespace: str, name: str) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        stack: str,
+        role: str,
+        namespace: str,
+        name: str,
+        holder: str = "",
+        duration: int = DURATION,
+    ) -> None:
         self._cluster, self._namespace, self._name = cluster, namespace, name
         self._labels = {MANAGED_BY_LABEL: MANAGED_BY, STACK_LABEL: stack, ROLE_LABEL: role}
-        self.holder = f"{_user()}@{socket.gethostname()}/{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.holder = holder or whoami()
+        self._duration = duration
+        #: Whether nobody of the same run comes after this one.
+        self.last = not holder
         self._live: dict = {}
         self._stop = threading.Event()
         #: When the Lease was last known to be ours, on the monotonic clock.
@@ -60,12 +75,12 @@ class RunLease:
         self._stop.set()
         if self._renewer:
             self._renewer.join(RENEWAL)
-        if not self.lost:
+        if not self.lost and self.last:
             self._release()
 
     def check(self) -> None:
         """Refuse to go on when somebody else has the Lease, after a long outage for example."""
-        if not self.lost and time.monotonic() - self._renewed_at > DURATION - RENEWAL:
+        if not self.lost and time.monotonic() - self._renewed_at > self._duration - RENEWAL:
             self._check_who(self._cluster)
         if self.lost:
             raise ClusterError(self.lost)
@@ -97,11 +112,12 @@ class RunLease:
         metadata = {"name": self._name, "namespace": self._namespace, "labels": self._labels}
         if live:
             metadata["resourceVersion"] = live["metadata"]["resourceVersion"]
-        transitions = spec.get("leaseTransitions", 0) + (1 if live else 0)
+        ours = spec.get("holderIdentity") == self.holder
+        transitions = spec.get("leaseTransitions", 0) + (1 if live and not ours else 0)
         claim = {
             "holderIdentity": self.holder,
-            "leaseDurationSeconds": DURATION,
-            "acquireTime": _now(),
+            "leaseDurationSeconds": self._duration,
+            "acquireTime": spec.get("acquireTime") if ours else _now(),
             "renewTime": _now(),
             "leaseTransitions": transitions,
         }
@@ -149,6 +165,11 @@ def busy(labels: dict[str, str], spec: dict) -> str:
         f"{spec.get('holderIdentity') or 'somebody'}, since {spec.get('acquireTime')}. Nothing of this run was "
         "lost: run it again when the other one has ended."
     )
+
+
+def whoami() -> str:
+    """Return what tells this run from all others."""
+    return f"{_user()}@{socket.gethostname()}/{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def _user() -> str:

@@ -10,8 +10,10 @@ MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 #: Labels of ours that no upstream component reads.
 STACK_LABEL = "multi-engine.llm-d.ai/stack"
 ROLE_LABEL = "multi-engine.llm-d.ai/role"
+TRACK_LABEL = "multi-engine.llm-d.ai/track"
 #: Labels that llm-d's components read.
 MODEL_LABEL = "llm-d.ai/model"
+SERVING_LABEL = "llm-d.ai/inference-serving"
 #: Endpoint pickers choose metric names by one of these: GAIE's own and old ones of llm-d read
 #: only the second. Without it an SGLang pod looks idle.
 ENGINE_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
@@ -24,6 +26,12 @@ FIELD_MANAGER = "llm-d-multi-engine"
 #: Annotation with a digest of what was asked for. Managed fields do not tell what is inside of a value
 #: that Kubernetes takes as one, a node selector for example.
 ASKED = "multi-engine.llm-d.ai/asked"
+#: Annotation of a model server: a digest of what its pods run, whatever it is called.
+REVISION = "multi-engine.llm-d.ai/revision"
+#: Annotation of a model server: its replicas as they are asked for, whatever a rollout lets it have for a while.
+REPLICAS = "multi-engine.llm-d.ai/replicas"
+#: Annotation of an endpoint picker's pod: a digest of the configuration that it has read.
+CONFIG_HASH = "multi-engine.llm-d.ai/config-hash"
 #: Annotation of a pod: the container whose last log line says how far it is.
 PROGRESS = "multi-engine.llm-d.ai/progress"
 

@@ -18,6 +18,10 @@ options:
     description: Namespace of the stack.
     type: str
     required: true
+  serving_of:
+    description:
+      - Name of a stack, to be told what serves its models. Default is the one of O(stack).
+    type: str
   permissions:
     description: Actions that the play will need.
     type: list
@@ -86,6 +90,12 @@ cluster:
     helm_revisions:
       description: Namespace and name of Istio's Helm releases to the revision that is deployed.
       type: dict
+    serving:
+      description: >-
+        By model its pool, engine and track (null while two serve), port, protocol and digest of the picker's
+        configuration, and its workloads, each with what it runs and how many pods of it are ready. Null without
+        O(serving_of), or where the credentials may not look.
+      type: dict
     denied:
       description: Those of O(permissions) that the credentials lack, in words.
       type: list
@@ -94,6 +104,7 @@ cluster:
 
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import serving
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import (
     METADATA_ONLY,
     Cluster,
@@ -111,6 +122,7 @@ ARGUMENTS = {
     # The action plugin compares; the module never sees a stack.
     "stack": {"type": "str"},
     "overrides": {"type": "list", "elements": "str", "default": []},
+    "serving_of": {"type": "str"},
     "permissions": {
         "type": "list",
         "elements": "dict",
@@ -146,6 +158,7 @@ def facts(cluster: Cluster, params: dict) -> dict:
         "nodes": nodes(cluster),
         "istio": istio(cluster),
         "helm_revisions": helm_revisions(cluster),
+        "serving": serving.read(cluster, params["serving_of"], params["namespace"]) if params["serving_of"] else None,
         "denied": denied(cluster, params["permissions"]),
     }
 

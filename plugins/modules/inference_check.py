@@ -152,6 +152,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.explain import why_not_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import MODEL_SERVERS
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.serving import GATEWAY_API, INFERENCE_API, backend_of
 
 ARGUMENTS = {
     "gateway_name": {"type": "str", "required": True},
@@ -454,21 +455,29 @@ def diagnose(cluster: Cluster, model: dict, params: dict, complaint: str) -> str
 
 def broken_hop(cluster: Cluster, model: dict, params: dict) -> str | None:
     """Return the first broken hop on the way of a request, with evidence."""
-    gateway_api, name, namespace = "gateway.networking.k8s.io/v1", model["name"], params["namespace"]
+    gateway_api, name, namespace = GATEWAY_API, model["name"], params["namespace"]
     routers = [model["body_router"]] if model["body_router"] else []
+    pool = pool_of(cluster, model, namespace)
+    picker = ((pool or {"spec": {}})["spec"].get("endpointPickerRef") or {}).get("name") or model["picker"]
     hops = (
         ("gateway", gateway_api, "Gateway", params["gateway_name"], params["gateway_namespace"]),
         ("gateway", "apps/v1", "Deployment", params["gateway_service"], params["gateway_namespace"]),
         *(("body-router", "apps/v1", "Deployment", router, namespace) for router in routers),
         ("route", gateway_api, "HTTPRoute", name, namespace),
-        ("picker", "apps/v1", "Deployment", model["picker"], namespace),
+        ("picker", "apps/v1", "Deployment", picker, namespace),
     )
     for hop, api_version, kind, item, place in hops:
         live = cluster.get(api_version, kind, item, place)
         state = judge(live)
         if not state.ready or scaled_down(live):
             return "\n  ".join([f"{hop}: {kind} {place}/{item}: {state.reason}".rstrip(": "), *evidence(cluster, live)])
-    return broken_pool(cluster, model, params)
+    return broken_pool(cluster, model, params, pool)
+
+
+def pool_of(cluster: Cluster, model: dict, namespace: str) -> dict | None:
+    """Return the pool that requests of ``model`` go to: a rollout may have given it another one."""
+    route = cluster.get(GATEWAY_API, "HTTPRoute", model["name"], namespace)
+    return cluster.get(INFERENCE_API, "InferencePool", backend_of(route) or model["name"], namespace)
 
 
 def evidence(cluster: Cluster, live: dict | None) -> list[str]:
@@ -483,10 +492,9 @@ def scaled_down(live: dict | None) -> bool:
     return bool(live) and live["kind"] in MODEL_SERVERS and live["spec"].get("replicas") == 0
 
 
-def broken_pool(cluster: Cluster, model: dict, params: dict) -> str | None:
+def broken_pool(cluster: Cluster, model: dict, params: dict, pool: dict | None) -> str | None:
     """Return what is wrong with the pool's endpoints or with the engine itself."""
     namespace = params["namespace"]
-    pool = cluster.get("inference.networking.k8s.io/v1", "InferencePool", model["name"], namespace)
     if not pool:
         return f"pool: InferencePool {namespace}/{model['name']} does not exist"
     labels = ",".join(f"{key}={value}" for key, value in pool["spec"]["selector"]["matchLabels"].items())

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import CONFIG_HASH
 
 from .objects import Object, digest, labels, make, serving_labels, without_empty
 from .placeholders import fill, fill_text
@@ -21,14 +22,13 @@ COMPONENT = "endpoint-picker"
 #: What a profile says of its engine's metrics.
 _METRICS = ("path", "queued_requests", "running_requests", "kv_cache_usage", "lora", "page_size", "pages")
 CONFIG_FILE = "config.yaml"
-CONFIG_HASH = "multi-engine.llm-d.ai/config-hash"
 #: As upstream's charts; longer where the pods of the pool take longer to finish their requests.
 GRACE_SECONDS = 130
 
 
 def picker_name(model: Mapping[str, Any]) -> str:
     """Return the name of the model's endpoint picker and of all that belongs to it."""
-    return f"{model['name']}-epp"
+    return f"{model['pool']}-epp"
 
 
 def compose(
@@ -76,7 +76,7 @@ def compose(
         make(
             "inference.networking.k8s.io/v1",
             "InferencePool",
-            model["name"],
+            model["pool"],
             namespace,
             common,
             spec=_pool(stack, model, picker),
@@ -211,7 +211,7 @@ def _deployment(
 
 
 def _container(namespace: str, model: Mapping, picker: Mapping, options: Mapping) -> dict[str, Any]:
-    filled = {"{pool}": model["name"], "{namespace}": namespace, "{config_file}": f"/config/{CONFIG_FILE}"}
+    filled = {"{pool}": model["pool"], "{namespace}": namespace, "{config_file}": f"/config/{CONFIG_FILE}"}
     args = list(picker["arguments"])
     if _unknown(model, picker):
         # Nothing tells it not to look for a metric that the engine does not have.
@@ -328,7 +328,7 @@ def _rule(model: Mapping, matches: list, **content: Any) -> dict[str, Any]:
     backend = {
         "group": "inference.networking.k8s.io",
         "kind": "InferencePool",
-        "name": model["name"],
+        "name": model["pool"],
         "port": model["port"],
         "weight": 1,
     }

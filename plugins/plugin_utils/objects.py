@@ -15,17 +15,16 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     MANAGED_BY_LABEL,
     MODEL_LABEL,
     ROLE_LABEL,
+    SERVING_LABEL,
     STACK_LABEL,
+    TRACK_LABEL,
 )
 
 from .arguments import text
 
 Object = dict[str, Any]
 
-#: Labels of ours that no upstream component reads.
-TRACK_LABEL = "multi-engine.llm-d.ai/track"
-#: Labels that llm-d's components read.
-SERVING_LABEL = "llm-d.ai/inference-serving"
+#: Label that llm-d's components read.
 POD_ROLE_LABEL = "llm-d.ai/role"
 
 
@@ -50,7 +49,7 @@ def model_labels(stack: str, model: Mapping[str, Any]) -> dict[str, str]:
     return {
         STACK_LABEL: stack,
         MODEL_LABEL: model["name"],
-        TRACK_LABEL: "stable",
+        TRACK_LABEL: model["track"],
         **dict.fromkeys(ENGINE_LABELS, model["engine"]),
     }
 

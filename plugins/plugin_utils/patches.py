@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from . import tracks
 from .findings import Finding, did_you_mean, listing
 from .objects import POD_ROLE_LABEL, Object
 
@@ -90,7 +92,7 @@ def check_targets(
     """
     for patch in patches:
         target = patch["target"]
-        if target["kind"] in elsewhere or any(_matches(target, item) for item in objects):
+        if target["kind"] in elsewhere or any(_matches(target, item, item["metadata"]["name"]) for item in objects):
             continue
         same_kind = [item for item in objects if item["kind"] == target["kind"]]
         if same_kind:
@@ -102,13 +104,20 @@ def check_targets(
         findings.append(Finding(RULE, f"{patch['where']}.target", f"{_wanted(target)} matches nothing.", remedy))
 
 
-def apply(objects: Sequence[Object], patches: Sequence[Mapping[str, Any]], findings: list[Finding]) -> list[Object]:
+def apply(
+    objects: Sequence[Object],
+    patches: Sequence[Mapping[str, Any]],
+    findings: list[Finding],
+    known_as: Callable[[str], str] = str,
+) -> list[Object]:
     """Return ``objects`` with the ``patches`` that match them laid over, in their order.
 
     An object keeps its identity: a patch that would change it is refused, and so is one that does
     not fit.
+
+    :param known_as: from the name of an object to the one that patches call it by.
     """
-    return [_patched(item, patches, findings) for item in objects]
+    return [_patched(item, patches, findings, known_as) for item in objects]
 
 
 def laid_over(by_model: Mapping[str, Sequence[Object]], resolved: Mapping[str, Any]) -> dict[str, list[Object]]:
@@ -117,8 +126,13 @@ def laid_over(by_model: Mapping[str, Sequence[Object]], resolved: Mapping[str, A
     :raises PatchError: with all findings, when a patch does not fit.
     """
     findings: list[Finding] = []
-    own = {model["name"]: model["patches"] for model in resolved["models"]}
-    result = {name: apply(objects, [*resolved["patches"], *own[name]], findings) for name, objects in by_model.items()}
+    own = {model["name"]: model for model in resolved["models"]}
+    result = {}
+    for name, objects in by_model.items():
+        model = own[name]
+        # Whoever patches a model need not know where a rollout has put it.
+        known_as = str if tracks.is_neutral(model) else functools.partial(tracks.neutral_name, model)
+        result[name] = apply(objects, [*resolved["patches"], *model["patches"]], findings, known_as)
     _refuse(findings)
     return result
 
@@ -141,10 +155,12 @@ def _refuse(findings: Sequence[Finding]) -> None:
         raise PatchError("\n- ".join(["Patches do not fit:", *dict.fromkeys(map(str, findings))]))
 
 
-def _patched(item: Object, patches: Sequence[Mapping[str, Any]], findings: list[Finding]) -> Object:
-    result = item
+def _patched(
+    item: Object, patches: Sequence[Mapping[str, Any]], findings: list[Finding], known_as: Callable[[str], str]
+) -> Object:
+    result, name = item, known_as(item["metadata"]["name"])
     for patch in patches:
-        if not _matches(patch["target"], item):
+        if not _matches(patch["target"], item, name):
             continue
         try:
             changed = merge(result, patch["merge"]) if "merge" in patch else json_patch(result, patch["json"])
@@ -157,10 +173,10 @@ def _patched(item: Object, patches: Sequence[Mapping[str, Any]], findings: list[
     return result
 
 
-def _matches(target: Mapping[str, Any], item: Object) -> bool:
+def _matches(target: Mapping[str, Any], item: Object, name: str) -> bool:
     return (
         item["kind"] == target["kind"]
-        and fnmatch.fnmatchcase(item["metadata"]["name"], target.get("name") or "*")
+        and fnmatch.fnmatchcase(name, target.get("name") or "*")
         and target.get("role") in (None, _pod_role(item))
     )
 

@@ -32,6 +32,7 @@ from . import (
     rdma,
     routing_proxy,
     schema,
+    tracks,
     weights,
 )
 from . import catalogue as catalogue_checks
@@ -260,6 +261,11 @@ def _check_unique(given: Any, resolved: list[dict], findings: list[Finding]) -> 
             findings.append(Finding("unique", f"llm_d_models[{index}].name", problem, "Names are unique in a stack."))
         elif name:
             names[name] = index
+    for name, index in names.items():
+        own, dash, last = name.rpartition("-")
+        if dash and last in tracks.RESERVED and own in names:
+            problem = f"{name!r} is what a rollout of llm_d_models[{names[own]}] ({own}) calls objects of its own."
+            findings.append(Finding("unique", f"llm_d_models[{index}].name", problem, "Choose another name."))
     routes: dict[tuple[str, str], str] = {}
     for model in resolved:
         for match, key in _matches(model):
@@ -309,7 +315,8 @@ def _model(
 
     The result has the checked keys of ``entry`` and, decided here: ``where``, ``roles`` (its kinds
     of pods where there are several, each like the model itself; what the model then says of pods
-    is what is true of those that clients reach), ``workload`` (name of its Deployment or LeaderWorkerSet),
+    is what is true of those that clients reach), ``track`` and ``pool`` (see :mod:`tracks`),
+    ``workload`` (name of its Deployment or LeaderWorkerSet),
     ``worker`` (in what the pods of a replica that do not answer differ, None where there are none),
     ``engine``, ``engine_version``, ``image`` and ``image_source`` (from
     where it is pulled, and where upstream has it), ``image_pull_secrets``, ``accelerator``,
@@ -345,6 +352,7 @@ def _model(
         problem = f"{variant!r}, but the image for accelerator {accelerator} has no variants."
         findings.append(Finding("image-variant", f"{where}.image_variant", problem, "Leave it out, or set image."))
     model = {**entry, "where": where, "engine": engine, "engine_version": version, "accelerator": accelerator}
+    model |= {"track": tracks.STABLE, "pool": entry["name"]}
     model["image_source"] = entry.get("image") or profiles.image(facts, version, variant)
     model["image"] = entry.get("image") or images.mirrored(model["image_source"], *_mirror(settings))
     model["image_pull_secrets"] = entry["image_pull_secrets"] or settings["image_pull_secrets"]

@@ -19,6 +19,7 @@ from .profiles import merge
 NAME = "routing-proxy"
 PORT_NAME = "proxy"
 CREDENTIALS = "routing-proxy-credentials"
+_POOL = "{pool}"
 #: Settings of a model that only a proxy reads.
 _ONLY_WITH_PROXY = ("connector", "engine_port", "proxy_image", "proxy_args", "proxy_resources")
 _RULES = [
@@ -67,7 +68,8 @@ def resolve(
         "engine_port": engine_port,
         "connector": connector,
         "namespace": namespace,
-        "pool": entry["name"],
+        # Filled in when it is composed: which pool it is, is up to a rollout.
+        "pool": _POOL,
         "bootstrap_port": facts["connector"]["bootstrap_port"],
     }
     return {
@@ -107,7 +109,7 @@ def container(model: Mapping[str, Any]) -> dict[str, Any]:
             "imagePullPolicy": model["image_pull_policy"],
             # It starts before the engine, and goes after it.
             "restartPolicy": "Always",
-            "args": proxy["args"],
+            "args": [argument.replace(_POOL, model["pool"]) for argument in proxy["args"]],
             "ports": [{"name": PORT_NAME, "containerPort": proxy["port"], "protocol": "TCP"}],
             "env": [{"name": name, "value": value} for name, value in proxy["env"].items()],
             # It listens once it has seen its pool's pods.

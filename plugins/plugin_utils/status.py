@@ -41,7 +41,7 @@ def wanted_models(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
             "workloads": [{"kind": workload_kind(pods), "name": pods["workload"]} for pods in workloads_of(model)],
             "body_router": BODY_ROUTER if resolved["body_routing"] else "",
             "picker": picker_name(model),
-            "pool": model["name"],
+            "pool": model["pool"],
             "route": model["name"],
         }
         for model in resolved["models"]

@@ -25,7 +25,16 @@ PART = re.compile(r"(<!-- begin generated: (\S+) -->\n).*?(<!-- end generated --
 # "{{ llm_d_namespace | default('llm-d') }}" and "{{ gaie_namespace }}"
 EXPRESSION = re.compile(r"\{\{ (\w+)(?: \| default\(('[^']*'|\[\]|\{\}|\w+)\))? \}\}")
 INPUT = re.compile(r"\{\{ ((?:llm_d|inference_engine)\w*) \| default\(")
-ROLES = ("inference_engine", "istio_gateway", "gaie", "model_service", "smoke_test", "stack_status", "gpu_node")
+ROLES = (
+    "inference_engine",
+    "istio_gateway",
+    "rollout",
+    "gaie",
+    "model_service",
+    "smoke_test",
+    "stack_status",
+    "gpu_node",
+)
 # Ansible's marks for options, values and code.
 MARK = re.compile(r"\b[OVC]\(([^)]*)\)")
 

@@ -25,6 +25,21 @@ def test_it_is_taken_and_let_go() -> None:
     assert cluster.live[KEY]["spec"]["holderIdentity"] == ""
 
 
+def test_modules_of_one_run_hand_it_on_and_others_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease.time, "sleep", lambda _seconds: cluster.renew())
+    cluster, place = FakeCluster(), ("llm-d", "gaie", "llm-d", "llm-d-gaie")
+    with RunLease(cluster, *place, "alice/1", 30):
+        since = cluster.live[KEY]["spec"]["acquireTime"]
+    assert cluster.live[KEY]["spec"]["holderIdentity"] == "alice/1"
+    with pytest.raises(ClusterError, match="Another run is changing role gaie of stack llm-d: alice/1"):
+        claim(cluster).__enter__()
+    with RunLease(cluster, *place, "alice/1", 30) as held:
+        assert held.waited is None
+        assert cluster.live[KEY]["spec"]["acquireTime"] == since
+        held.last = True
+    assert cluster.live[KEY]["spec"]["holderIdentity"] == ""
+
+
 def test_a_claim_that_was_not_renewed_in_time_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = FakeCluster()
     with claim(cluster) as held:

@@ -493,6 +493,14 @@ OTHER = {"name": "other", "source": "hf://a/b"}
         ),
         (
             {},
+            OTHER | {"name": "qwen-canary"},
+            (
+                "llm_d_models[1].name: 'qwen-canary' is what a rollout of llm_d_models[0] (qwen) calls objects of its own."
+                " Choose another name."
+            ),
+        ),
+        (
+            {},
             {"name": "other"},
             (
                 "llm_d_models[1] (other).served_name: 'x-gateway-base-model-name: Qwen/Qwen3-32B' is that of "

@@ -1,0 +1,413 @@
+# Copyright (c) the llm_d.multi_engine authors
+# SPDX-License-Identifier: Apache-2.0
+"""Takes one step of a change from one workload of a model to another while requests come in.
+
+A step is done from what is there, and may be done again: whoever was interrupted takes it once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import capacity, trying
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.applying import Apply
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import (
+    Cluster,
+    ClusterError,
+    Conflict,
+    Forbidden,
+    Unauthorized,
+    Unreachable,
+)
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.explain import why_not_ready
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import awaited_first, in_order, name_of
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
+    ENGINE_LABELS,
+    MODEL_LABEL,
+    MODEL_SERVERS,
+    SERVING_LABEL,
+    STACK_LABEL,
+    TRACK_LABEL,
+)
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.serving import backend_of
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.waiting import Pending, wait
+
+#: As in role model_service: weights are there before an engine starts.
+READY_FIRST = {"Deployment": ["Job", "DaemonSet"], "LeaderWorkerSet": ["Job", "DaemonSet"]}
+OLD, BOTH, NEW = "old", "both", "new"
+#: Header by which requests reach a new one behind a pool of its own before others do; its value is the revision.
+TRY_HEADER = "x-multi-engine-revision"
+#: Seconds between two looks at pods.
+_LOOK_EVERY = 1.0
+
+
+class Worse(ClusterError):
+    """The new one is not fit to serve: the old one has to."""
+
+
+@dataclass
+class Progress:
+    """How far a step is.
+
+    :ivar done: whether it is.
+    :ivar waited: seconds waited for the new one in this step.
+    :ivar held: seconds for which the new one has been well since it got requests.
+    :ivar restarts: of the new one's containers when it got them; None before.
+    :ivar tried: pods that have given a completion.
+    :ivar pending: what is waited for.
+    """
+
+    done: bool = False
+    waited: float = 0
+    held: float = 0
+    restarts: int | None = None
+    tried: list[str] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
+
+
+class Rolling:
+    """One change of one model.
+
+    :param params: parameters of module ``rollout``.
+    :param servers: objects of role ``model_service`` for the new one.
+    :param routing: objects of role ``gaie`` for the new one.
+    """
+
+    def __init__(self, cluster: Cluster, params: dict, servers: list[dict], routing: list[dict]) -> None:
+        self._cluster, self._params = cluster, params
+        self._stack, self._namespace, self._model = params["stack"], params["namespace"], params["model"]
+        self._servers, self._routing = servers, routing
+        self._workloads = [item for item in servers if _is_server(item)]
+        (self._pool,) = [item for item in routing if item["kind"] == "InferencePool"]
+        (self._route,) = [item for item in routing if item["kind"] == "HTTPRoute"]
+        old = params["old"]
+        #: Whether the new one has a pool and a picker of its own.
+        self._apart = bool(old) and old["pool"] != self._pool["metadata"]["name"]
+        #: What was changed: objects with their diffs, as module apply returns them.
+        self.results: list[dict] = []
+        self.diffs: list[dict] = []
+        self.warnings: list[str] = []
+
+    # --- looking ----------------------------------------------------------------------------
+
+    def room(self) -> dict[str, Any]:
+        """Return what the cluster has for the new one beside everything else, as ``rollout.Room`` takes it."""
+        replicas = capacity.pods_of(self._workloads)
+        needed = capacity.devices(replicas)
+        try:
+            nodes = self._cluster.list("v1", "Node")
+            placed = [pod for pod in self._cluster.list("v1", "Pod") if not self._gives_way(pod)]
+        except Forbidden:
+            return {"fits": None, "missing": len(replicas), "needed": needed, "free": {}}
+        first = replicas[0][0]
+        return {
+            "fits": capacity.room(replicas, nodes, placed),
+            "missing": len(replicas),
+            "needed": needed,
+            "free": {resource: capacity.free(resource, first, nodes, placed) for resource in needed},
+        }
+
+    def _gives_way(self, pod: dict) -> bool:
+        """Whether ``pod`` is of the model, and not of the one that serves: it is the new one's, or goes before it."""
+        labels, old = pod["metadata"].get("labels") or {}, self._params["old"]
+        ours = (
+            pod["metadata"].get("namespace") == self._namespace
+            and {
+                STACK_LABEL: self._stack,
+                MODEL_LABEL: self._model,
+            }.items()
+            <= labels.items()
+        )
+        return ours and not (old and self._labels(old).items() <= labels.items())
+
+    def ready(self) -> dict[str, int]:
+        """Return how many pods of each answer."""
+        counts = {OLD: 0, NEW: 0}
+        old, new = self._params["old"], self._labels(self._params["new"])
+        for pod in self._pods({}):
+            labels = pod["metadata"]["labels"]
+            if not trying.is_ready(pod):
+                continue
+            if new.items() <= labels.items():
+                counts[NEW] += 1
+            elif old and self._labels(old).items() <= labels.items():
+                counts[OLD] += 1
+        return counts
+
+    def _labels(self, side: Mapping[str, Any]) -> dict[str, str]:
+        return {TRACK_LABEL: side["track"], **dict.fromkeys(ENGINE_LABELS, side["engine"])}
+
+    def _of_model(self) -> dict[str, str]:
+        return {STACK_LABEL: self._stack, MODEL_LABEL: self._model}
+
+    def _pods(self, labels: Mapping[str, str]) -> list[dict]:
+        """Return the pods of the model with ``labels``, those that go included."""
+        return self._cluster.list("v1", "Pod", self._namespace, _text({**self._of_model(), **labels}))
+
+    # --- one step ---------------------------------------------------------------------------
+
+    def take(self, step: Mapping[str, Any], progress: Progress, seconds: float) -> None:
+        """Go on with ``step`` for at most about ``seconds``.
+
+        :param progress: how far it was; changed as things happen.
+        :raises Worse: when the new one is not fit to serve.
+        :raises ClusterError: when the step could not be taken for another reason.
+        """
+        deadline = time.monotonic() + seconds
+        progress.pending = []
+        if step["serve"] == OLD and self._params["old"]:
+            # Before anything else that the pool might select is there.
+            self._serve(OLD)
+        if step["leftovers"]:
+            progress.done = self._removed(self._params["leftovers"], progress, deadline)
+            return
+        if step["old"] is not None and not self._old(step, progress, deadline):
+            return
+        if step["new"] == 0:
+            # Whoever waits to be told why need not wait for its end, too.
+            self._removed([self._params["new"]], progress, 0)
+            self._remove_routing()
+            progress.pending, progress.done = [], True
+            return
+        if step["new"] is not None and not self._raised(step, progress, deadline):
+            return
+        if step["attempt"]:
+            self._try(progress)
+        if step["serve"] != OLD:
+            self._serve(step["serve"])
+        progress.done = not step["hold"] or self._held(step["hold"], progress, deadline)
+
+    def _old(self, step: Mapping[str, Any], progress: Progress, deadline: float) -> bool:
+        """Let the old one have as many replicas as ``step`` says; return whether that is so."""
+        old = self._params["old"]
+        if step["old"] == 0:
+            return self._removed([old], progress, deadline)
+        for workload in self._live(self._labels(old)):
+            if workload["spec"].get("replicas", 1) != step["old"]:
+                self._cluster.scale(workload, step["old"])
+                self._remember(workload, "changed")
+        return True
+
+    def _raised(self, step: Mapping[str, Any], progress: Progress, deadline: float) -> bool:
+        """Make the new one, with as many replicas as ``step`` says; return whether it is ready."""
+        objects = [self._with_replicas(item, step["new"]) for item in self._servers]
+        routing = self._beside() if self._apart and step["serve"] == OLD else []
+        self._apply("gaie", routing)
+        start = time.monotonic()
+        while True:
+            held_back = self._apply("model_service", objects, READY_FIRST)
+            awaited = awaited_first(objects, READY_FIRST) if held_back else [*routing, *objects]
+            left = max(0.0, self._params["timeout"] - progress.waited)
+            slice_left = max(0.0, deadline - time.monotonic())
+            try:
+                progress.pending = wait(self._cluster, awaited, left, slice_left, progress.waited)
+            except (Unreachable, Unauthorized, Forbidden):
+                raise
+            except ClusterError as error:
+                raise Worse(str(error)) from error
+            if progress.pending or not held_back:
+                break
+        progress.waited += time.monotonic() - start
+        return not progress.pending
+
+    def _with_replicas(self, item: dict, count: int) -> dict:
+        # Roles of their own, prefill and decode, come all at once.
+        if not _is_server(item) or len(self._workloads) > 1:
+            return item
+        return {**item, "spec": {**item["spec"], "replicas": count}}
+
+    def _try(self, progress: Progress) -> None:
+        """Let each pod of the new one give a completion, or say which one does not."""
+        labels = {**self._labels(self._params["new"]), SERVING_LABEL: "true"}
+        if self._apart:
+            # Prefill and decode pods answer together, and by a picker that is new, too.
+            gateway = {**self._route["spec"]["parentRefs"][0], "headers": {TRY_HEADER: self._params["new"]["revision"]}}
+            try:
+                trying.ask_gateway(self._cluster, gateway, self._namespace, self._params["question"])
+            except trying.Failed as error:
+                raise Worse(f"The new one is ready and does not answer as it should: {error}") from error
+            return
+        for pod in self._pods(labels):
+            name = pod["metadata"]["name"]
+            if name in progress.tried or not trying.is_ready(pod):
+                continue
+            try:
+                trying.ask_pod(self._cluster, self._namespace, pod, self._params["question"])
+            except trying.Failed as error:
+                raise Worse(f"Pod {name} is ready and does not answer as it should: {error}") from error
+            progress.tried.append(name)
+
+    def _held(self, seconds: float, progress: Progress, deadline: float) -> bool:
+        """Watch the new one while it serves; return whether it was well for long enough."""
+        while True:
+            restarts = self._check_well(progress)
+            if progress.restarts is None:
+                progress.restarts = restarts
+            left = seconds - progress.held
+            if left <= 0:
+                return True
+            pause = min(_LOOK_EVERY, left, deadline - time.monotonic())
+            if pause <= 0:
+                return False
+            time.sleep(pause)
+            progress.held += pause
+
+    def _check_well(self, progress: Progress) -> int:
+        """Return how often containers of the new one have restarted.
+
+        :raises Worse: when one has since it got requests, or is not ready any more.
+        """
+        restarts = sum(
+            status.get("restartCount", 0)
+            for pod in self._pods(self._labels(self._params["new"]))
+            for status in (pod.get("status") or {}).get("containerStatuses") or []
+        )
+        ill = [item for item in self._live_new() if not judge(item).ready]
+        if ill or (progress.restarts is not None and restarts > progress.restarts):
+            reasons = []
+            for item in ill or self._live_new():
+                lines, _final = why_not_ready(self._cluster, item)
+                reasons.append("\n  ".join([f"{name_of(item)}: {judge(item).reason or 'it has restarted'}", *lines]))
+            raise Worse("\n".join(["The new one did not stay well when it got requests:", *reasons]))
+        return restarts
+
+    # --- who serves -------------------------------------------------------------------------
+
+    def _serve(self, who: str) -> None:
+        """Let the pool select ``who``, or the route lead to its pool."""
+        if self._apart:
+            self._lead_to(who)
+        elif self._params["old"]:
+            self._select(who)
+        else:
+            # Nobody else is there: all of it as it is to be.
+            self._apply("gaie", self._routing)
+
+    def _lead_to(self, who: str) -> None:
+        route, old = self._route, self._params["old"]
+        if who == OLD:
+            name = route["metadata"]["name"]
+            live = self._cluster.get(route["apiVersion"], route["kind"], name, self._namespace)
+            if not live or backend_of(live) == old["pool"]:
+                return
+            route = _with_backend(route, old["pool"], old["port"])
+        self._apply("gaie", [route])
+
+    def _beside(self) -> list[dict]:
+        """Return what routes requests to the new one alone: only those with a header that nobody knows by chance."""
+        metadata = self._route["metadata"]
+        header = {"type": "Exact", "name": TRY_HEADER, "value": self._params["new"]["revision"]}
+        match = {"path": {"type": "PathPrefix", "value": "/"}, "headers": [header]}
+        rules = [{**self._route["spec"]["rules"][0], "matches": [match]}]
+        rules[0].pop("filters", None)
+        route = {
+            **self._route,
+            "metadata": {**metadata, "name": f"{metadata['name']}-try"},
+            "spec": {**self._route["spec"], "rules": rules},
+        }
+        return [*(item for item in self._routing if item is not self._route), route]
+
+    def _remove_routing(self) -> None:
+        """Delete what was made beside, where the new one does not serve."""
+        for item in reversed(in_order(self._beside())) if self._apart else ():
+            live = self._cluster.get(item["apiVersion"], item["kind"], item["metadata"]["name"], self._namespace)
+            if live and (live["metadata"].get("labels") or {}).get(STACK_LABEL) == self._stack:
+                with contextlib.suppress(Conflict):
+                    self._cluster.delete(live, dry_run=False)
+                    self._remember(live, "removed")
+
+    def _select(self, who: str) -> None:
+        labels = dict(self._pool["spec"]["selector"]["matchLabels"])
+        old = self._params["old"]
+        if who == OLD:
+            labels.update(self._labels(old))
+        elif who == BOTH:
+            del labels[TRACK_LABEL]
+            if old["engine"] != self._params["new"]["engine"]:
+                for name in ENGINE_LABELS:
+                    del labels[name]
+        spec = {**self._pool["spec"], "selector": {"matchLabels": labels}}
+        self._apply("gaie", [{**self._pool, "spec": spec}])
+
+    # --- writing ----------------------------------------------------------------------------
+
+    def _apply(self, role: str, objects: list[dict], ready_first: Mapping[str, list[str]] | None = None) -> list[dict]:
+        """Apply ``objects`` as ``role`` would; return what is held back until others are ready."""
+        if not objects:
+            return []
+        params = {
+            **{name: self._params[name] for name in ("stack", "namespace", "adopt", "force_conflicts")},
+            "role": role,
+            # What serves is among what is not asked for here.
+            "prune": False,
+            "allow_empty": False,
+            "source_labels": {},
+            "upgrade_sources": False,
+            "wait_timeout": self._params["timeout"],
+        }
+        apply = Apply(self._cluster, params, False)
+        try:
+            return apply.all(objects, ready_first=ready_first)
+        finally:
+            parents = f"ConfigMap {self._namespace}/"
+            self.results += [
+                entry
+                for entry in apply.results
+                if entry["action"] != "unchanged" and not entry["name"].startswith(parents)
+            ]
+            self.diffs += apply.diffs
+            self.warnings += apply.warnings
+
+    def _removed(self, sides: Iterable[Mapping[str, Any]], progress: Progress, deadline: float) -> bool:
+        """Delete the workloads of ``sides``; return whether their pods have finished their requests and are gone."""
+        labels = [self._labels(side) for side in sides]
+        for own in labels:
+            for workload in self._live(own):
+                if not workload["metadata"].get("deletionTimestamp"):
+                    with contextlib.suppress(Conflict):  # somebody made it anew
+                        self._cluster.delete(workload, dry_run=False)
+                        self._remember(workload, "removed")
+        while True:
+            left = [pod["metadata"]["name"] for own in labels for pod in self._pods(own)]
+            if not left:
+                return True
+            pause = min(_LOOK_EVERY, deadline - time.monotonic())
+            if pause <= 0:
+                reason = f"{len(left)} pods finish their requests: {', '.join(sorted(left)[:3])}"
+                progress.pending = [Pending(f"Model {self._model}", reason)]
+                return False
+            time.sleep(pause)
+
+    def _remember(self, workload: dict, action: str) -> None:
+        self.results.append({"name": name_of(workload), "action": action, "checked": True})
+
+    def _live(self, labels: Mapping[str, str]) -> list[dict]:
+        text = _text({**self._of_model(), **labels})
+        return [
+            item for kind, api in MODEL_SERVERS.items() for item in self._cluster.list(api, kind, self._namespace, text)
+        ]
+
+    def _live_new(self) -> list[dict]:
+        return self._live(self._labels(self._params["new"]))
+
+
+def _is_server(item: Mapping[str, Any]) -> bool:
+    return item["kind"] in MODEL_SERVERS and MODEL_LABEL in (item["metadata"].get("labels") or {})
+
+
+def _with_backend(route: dict, pool: str, port: int) -> dict:
+    """Return ``route`` with all its rules leading to ``pool``."""
+    rules = [
+        {**rule, "backendRefs": [{**backend, "name": pool, "port": port} for backend in rule["backendRefs"]]}
+        for rule in route["spec"]["rules"]
+    ]
+    return {**route, "spec": {**route["spec"], "rules": rules}}
+
+
+def _text(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in labels.items())

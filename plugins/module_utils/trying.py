@@ -1,0 +1,143 @@
+# Copyright (c) the llm_d.multi_engine authors
+# SPDX-License-Identifier: Apache-2.0
+"""A real completion of what nobody else need send requests to yet."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster
+
+#: Seconds for one answer: the first one may compile kernels.
+_ANSWER_SECONDS = 120
+#: Tries, for a connection through the API server may break, and seconds between two.
+_TRIES, _PAUSE = 3, 2.0
+#: The same by a gateway: it learns of routes and pools within seconds.
+_GATEWAY_TRIES = 15
+_GATEWAY_LABEL = "gateway.networking.k8s.io/gateway-name"
+PROMPT = "The capital of France is"
+
+
+class Failed(Exception):
+    """An answer that is not a completion of the model; its text says what it is."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where a request goes in.
+
+    :ivar port: of ``pod``.
+    :ivar headers: that it needs there.
+    :ivar host: name for which TLS is spoken, None where it is not.
+    """
+
+    namespace: str
+    pod: str
+    port: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    host: str | None = None
+
+
+def ask_pod(cluster: Cluster, namespace: str, pod: Mapping[str, Any], question: Mapping[str, Any]) -> None:
+    """Ask ``pod`` for a completion.
+
+    :param question: ``served_name``, ``port`` and ``api_key`` (``secret`` and ``key``, or None).
+    :raises Failed: when it gives none.
+    """
+    door = Door(namespace, pod["metadata"]["name"], question["port"])
+    _ask(cluster, door, question["served_name"], _key(cluster, namespace, question.get("api_key")), _TRIES)
+
+
+def ask_gateway(cluster: Cluster, gateway: Mapping[str, Any], namespace: str, question: Mapping[str, Any]) -> None:
+    """Ask for a completion by way of ``gateway``, which may need a moment to learn of a route.
+
+    :param gateway: ``name``, ``namespace``, and ``headers`` that lead to whom to ask.
+    :param namespace: of the model.
+    :raises Failed: when there is none.
+    """
+    place = gateway["namespace"]
+    live = cluster.get("gateway.networking.k8s.io/v1", "Gateway", gateway["name"], place)
+    listeners = ((live or {}).get("spec") or {}).get("listeners") or []
+    pods = cluster.list("v1", "Pod", place, f"{_GATEWAY_LABEL}={gateway['name']}")
+    ready = [pod["metadata"]["name"] for pod in pods if is_ready(pod)]
+    if not listeners or not ready:
+        raise Failed(f"Gateway {place}/{gateway['name']} has no listener, or no pod of it is ready")
+    plain = [listener for listener in listeners if listener["protocol"] == "HTTP"]
+    listener = (plain or listeners)[0]
+    host = None if plain else (listener.get("hostname") or gateway["name"]).lstrip("*.")
+    door = Door(place, ready[0], listener["port"], gateway["headers"], host)
+    _ask(cluster, door, question["served_name"], _key(cluster, namespace, question.get("api_key")), _GATEWAY_TRIES)
+
+
+def _ask(cluster: Cluster, door: Door, model: str, key: str, tries: int) -> None:
+    for left in reversed(range(tries)):
+        try:
+            _ask_once(cluster, door, model, key)
+        except (OSError, http.client.HTTPException) as error:
+            if not left:
+                raise Failed(f"no connection to port {door.port}: {error or repr(error)}") from error
+        except Failed:
+            # What a pod says of itself it says again.
+            if not left or tries == _TRIES:
+                raise
+        else:
+            return
+        time.sleep(_PAUSE)
+
+
+def _ask_once(cluster: Cluster, door: Door, model: str, key: str) -> None:
+    body = {"model": model, "prompt": PROMPT, "max_tokens": 8, "temperature": 0}
+    headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close", **door.headers}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    connection = http.client.HTTPConnection(door.host or door.pod)
+    try:
+        connection.sock = cluster.forwarded(door.namespace, door.pod, door.port)
+        connection.sock.settimeout(_ANSWER_SECONDS)
+        if door.host:
+            # Whose certificate it is does not matter here: the API server leads to the pod itself.
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=door.host)
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        response = connection.getresponse()
+        data = response.read()
+    finally:
+        connection.close()
+    said = data.decode(errors="replace").strip()
+    if key:
+        said = said.replace(key, "(hidden)")
+    if response.status != 200:
+        raise Failed(f"POST /v1/completions is answered {response.status}: {said[:500] or '(nothing)'}")
+    try:
+        answer = json.loads(data)
+        fine = answer["model"] == model and answer["choices"]
+    except (ValueError, KeyError, TypeError):
+        fine = False
+    if not fine:
+        raise Failed(f"the completion is not of model {model}: {said[:500]}")
+
+
+def _key(cluster: Cluster, namespace: str, place: Mapping[str, str] | None) -> str:
+    if not place:
+        return ""
+    secret = cluster.get("v1", "Secret", place["secret"], namespace)
+    data = (secret or {}).get("data") or {}
+    if place["key"] not in data:
+        raise Failed(f"Secret {namespace}/{place['secret']} with its API key has no {place['key']}")
+    return base64.b64decode(data[place["key"]]).decode(errors="replace")
+
+
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod takes requests, and goes on to."""
+    return not pod["metadata"].get("deletionTimestamp") and any(
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in (pod.get("status") or {}).get("conditions") or []
+    )

@@ -1,0 +1,81 @@
+# Copyright (c) the llm_d.multi_engine authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which models of a stack have to change under traffic, and everything that module ``rollout`` needs for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import CONFIG_HASH, REVISION
+
+from . import composing, questions, rollout, tracks
+from .objects import Object
+
+_ASKED = ("served_name", "port", "api_key")
+
+
+def wanted(
+    resolved: Mapping[str, Any],
+    serving: Mapping[str, Any],
+    gaie_options: Mapping[str, Any],
+    model_options: Mapping[str, Any],
+    prune: bool = True,
+) -> list[dict[str, Any]]:
+    """Return the changes of the ``resolved`` stack.
+
+    :param serving: by model what serves it, see :mod:`serving` of module_utils.
+    :param gaie_options: of role ``gaie``.
+    :param model_options: of role ``model_service``.
+    :param prune: whether what has been replaced is to go.
+    :returns: per model ``model`` (its name), ``plan`` (a ``rollout.Change`` as a dict), ``target`` (see
+        :func:`rollout.change`), ``servers`` and ``routing`` (objects of the new one as JSON) and ``question``.
+    :raises patches.PatchError: when a patch does not fit.
+    """
+    there = [model for model in resolved["models"] if (serving.get(model["name"]) or {}).get("workloads")]
+    composed = composing.model_servers({**resolved, "models": there}, model_options, serving)
+    found = []
+    for model in there:
+        name, live = model["name"], serving[model["name"]]
+        revision = _revision(composed[name])
+        if not rollout.is_needed(model, live, revision, prune):
+            continue
+        alone = {**resolved, "models": [model]}
+        picker = _picker(composing.routing(alone, gaie_options, {name: live})[name])
+        change, target = rollout.change(model, live, revision, picker)
+        place = {name: target}
+        (question,) = questions.questions(tracks.overlaid(alone, place))
+        found.append(
+            {
+                "model": name,
+                "plan": asdict(change),
+                "target": target,
+                "servers": json.dumps(composing.model_servers(alone, model_options, place)[name]),
+                "routing": json.dumps(composing.routing(alone, gaie_options, place)[name]),
+                "question": {key: question[key] for key in _ASKED},
+            }
+        )
+    return found
+
+
+def pending(resolved: Mapping[str, Any], serving: Mapping[str, Any]) -> list[str]:
+    """Return why roles that only apply would take away or miss what serves a model."""
+    reasons = [rollout.stuck(model, serving.get(model["name"])) for model in resolved["models"]]
+    return [reason for reason in reasons if reason]
+
+
+def _revision(objects: Sequence[Object]) -> str:
+    return next(item["metadata"]["annotations"][REVISION] for item in objects if tracks.is_server(item))
+
+
+def _picker(objects: Sequence[Object]) -> dict[str, Any]:
+    """Return what tells whether one pool and its picker will do for old and new."""
+    (pool,) = [item["spec"] for item in objects if item["kind"] == "InferencePool"]
+    (template,) = [item["spec"]["template"] for item in objects if item["kind"] == "Deployment"]
+    return {
+        "port": pool["targetPorts"][0]["number"],
+        "protocol": pool["appProtocol"],
+        "config_hash": template["metadata"]["annotations"][CONFIG_HASH],
+    }

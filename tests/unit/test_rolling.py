@@ -1,0 +1,401 @@
+"""A whole change on a cluster that is a dictionary, interrupted at every write: somebody always answers."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.llm_d.multi_engine.plugins.action.rollout import ActionModule
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import rolling, serving, trying
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import ClusterError
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import with_digest
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import MODEL_SERVERS
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.waiting import Pending
+from ansible_collections.llm_d.multi_engine.plugins.modules import rollout as module
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import changes, composing
+from ansible_collections.llm_d.multi_engine.tests.unit import shipped
+from ansible_collections.llm_d.multi_engine.tests.unit.fake_cluster import FakeCluster
+
+GPU = "nvidia.com/gpu"
+
+
+class Killed(BaseException):
+    """The controller is no more."""
+
+
+class LiveCluster(FakeCluster):
+    """Makes pods of Deployments, at once, as far as there are devices, and watches over those who ask.
+
+    :param devices: accelerators of its only node.
+    """
+
+    def __init__(self, devices: int) -> None:
+        allocatable = {"cpu": "64", "memory": "1Ti", "pods": "100", GPU: str(devices)}
+        node = {"kind": "Node", "metadata": {"name": "node"}, "spec": {}, "status": {"allocatable": allocatable}}
+        super().__init__(node, {"kind": "Namespace", "metadata": {"name": "llm-d"}}, as_asked=True)
+        self.devices, self.clock, self.writes = devices, 0, 0
+        #: Write at which the controller is killed.
+        self.fatal: int | None = None
+        #: Images whose pods are never ready, and pods that gave a completion.
+        self.broken: set[str] = set()
+        self.tried: set[str] = set()
+        #: Smallest number of pods that answered after any write since it was set, None to look away.
+        self.least: int | None = None
+
+    def apply(self, item: dict, force: bool, dry_run: bool) -> dict:
+        key = item["kind"], item["metadata"]["name"]
+        before = self.live.get(key, {})
+        self._wrote()
+        after = super().apply(item, force, dry_run)
+        live = self.live[key]
+        self.clock += 1
+        live["metadata"]["creationTimestamp"] = before.get("metadata", {}).get("creationTimestamp", f"{self.clock:04}")
+        self._settle()
+        return after
+
+    def scale(self, item: dict, replicas: int) -> None:
+        self._wrote()
+        self.live[item["kind"], item["metadata"]["name"]]["spec"]["replicas"] = replicas
+        self._settle()
+
+    def delete(self, item: dict, dry_run: bool) -> None:
+        self._wrote()
+        super().delete(item, dry_run)
+        self._settle()
+
+    def _wrote(self) -> None:
+        self.writes += 1
+        if self.fatal is not None and self.writes >= self.fatal:
+            raise Killed
+
+    def _settle(self) -> None:
+        """Do what controllers do."""
+        servers = [item for (kind, _name), item in self.live.items() if kind in MODEL_SERVERS]
+        pods: dict[str, dict] = {}
+        for item in sorted(servers, key=lambda item: item["metadata"]["creationTimestamp"]):
+            template = item["spec"]["template"]
+            (container,) = template["spec"]["containers"][:1]
+            ready = 0
+            for number in range(item["spec"].get("replicas", 1)):
+                # Another template is another pod.
+                digest = abs(hash(json.dumps(template, sort_keys=True))) % 10**6
+                name = f"{item['metadata']['name']}-{digest}-{number}"
+                asked = int(container.get("resources", {}).get("requests", {}).get(GPU, 0))
+                used = sum(pod["devices"] for pod in pods.values())
+                fits = used + asked <= self.devices
+                is_ready = fits and container["image"] not in self.broken
+                ready += is_ready
+                pods[name] = {
+                    "kind": "Pod",
+                    "metadata": {"name": name, "namespace": "llm-d", "labels": template["metadata"]["labels"]},
+                    "spec": {**template["spec"], **({"nodeName": "node"} if fits else {})},
+                    "status": {"conditions": [{"type": "Ready", "status": str(is_ready)}]},
+                    "devices": asked if fits else 0,
+                }
+            count = item["spec"].get("replicas", 1)
+            item["status"] = {
+                "replicas": count,
+                "updatedReplicas": count,
+                "availableReplicas": ready,
+                "readyReplicas": ready,
+            }
+        self.live = {key: item for key, item in self.live.items() if key[0] != "Pod"}
+        self.live.update({("Pod", name): pod for name, pod in pods.items()})
+        if self.least is not None:
+            self.least = min(self.least, len(self.answering()))
+
+    def answering(self) -> list[str]:
+        """Return the pods that requests of the model go to."""
+        route = self.live["HTTPRoute", "qwen"]
+        (backend,) = route["spec"]["rules"][0]["backendRefs"]
+        labels = self.live["InferencePool", backend["name"]]["spec"]["selector"]["matchLabels"]
+        return [pod["metadata"]["name"] for pod in self.list("v1", "Pod", None, text(labels)) if trying.is_ready(pod)]
+
+
+def text(labels: dict[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in labels.items())
+
+
+class Plugin(ActionModule):
+    """Runs the module's own code in this process."""
+
+    def __init__(self, cluster: LiveCluster, change: dict[str, Any]) -> None:
+        arguments = {"change": change}
+        self._task = SimpleNamespace(args=arguments, check_mode=False)
+        self._display = SimpleNamespace(display=lambda _text: None)
+        self._cluster = cluster
+
+    def go(self) -> dict[str, Any]:
+        return self.follow({}, self._module({}, None)["room"], None)
+
+    def _module(self, more: dict[str, Any], _task_vars: Any) -> dict[str, Any]:
+        params = {
+            "stack": "llm-d",
+            "namespace": "llm-d",
+            "force_conflicts": False,
+            "adopt": False,
+            "timeout": 60,
+            "part": None,
+            **self._task.args,
+            **more,
+        }
+        result: dict[str, Any] = {"changed": False}
+        stub = SimpleNamespace(params=params, warn=print, check_mode=False)
+        try:
+            module.run(stub, self._cluster, result)
+        except ClusterError as error:
+            worse = isinstance(error, rolling.Worse)
+            result.update(failed=True, msg=str(error), worse=worse)
+        return json.loads(json.dumps(result))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing takes any time."""
+
+    def wait(cluster: LiveCluster, objects: list[dict], *_times: float) -> list[Pending]:
+        late = [
+            item["metadata"]["name"]
+            for item in objects
+            if item["kind"] in MODEL_SERVERS
+            and not judge(cluster.live.get((item["kind"], item["metadata"]["name"]))).ready
+        ]
+        if late:
+            raise ClusterError(f"Not ready after 60 s: {late}")
+        return []
+
+    def ask(cluster: LiveCluster, _namespace: str, pod: dict, _question: dict) -> None:
+        if pod["spec"]["containers"][0]["image"].endswith("mute"):
+            raise trying.Failed("answered 500")
+        cluster.tried.add(pod["metadata"]["name"])
+
+    monkeypatch.setattr(rolling, "wait", wait)
+
+    def ask_gateway(cluster: LiveCluster, gateway: dict, _namespace: str, _question: dict) -> None:
+        route = cluster.live["HTTPRoute", "qwen-try"]["spec"]["rules"][0]
+        (header,) = route["matches"][0]["headers"]
+        assert gateway["headers"] == {header["name"]: header["value"]}
+        labels = cluster.live["InferencePool", route["backendRefs"][0]["name"]]["spec"]["selector"]["matchLabels"]
+        for pod in cluster.list("v1", "Pod", None, text(labels)):
+            ask(cluster, "", pod, {})
+
+    monkeypatch.setattr(rolling.trying, "ask_pod", ask)
+    monkeypatch.setattr(rolling.trying, "ask_gateway", ask_gateway)
+    monkeypatch.setattr(rolling.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(rolling, "why_not_ready", lambda *_arguments: (["no reason"], False))
+    # Nobody else is there.
+    monkeypatch.setattr(module.RunLease, "check", lambda _self: None)
+    monkeypatch.setattr(module.RunLease, "__enter__", lambda self: self)
+    monkeypatch.setattr(module.RunLease, "__exit__", lambda *_arguments: None)
+
+
+def stack(**model: Any) -> dict[str, Any]:
+    return _stack(json.dumps(model))
+
+
+@functools.cache
+def _stack(model: str) -> dict[str, Any]:
+    return shipped.resolved({"replicas": 2, "rollout": {"strategy": "auto", "hold_seconds": 0}, **json.loads(model)})
+
+
+def live_serving(cluster: LiveCluster) -> dict[str, Any]:
+    kinds = ("HTTPRoute", "InferencePool", *MODEL_SERVERS)
+    return serving.told({kind: cluster.list("v1", kind) for kind in kinds})
+
+
+def install(cluster: LiveCluster, resolved: dict[str, Any]) -> None:
+    """Apply what the roles gaie and model_service do, and remove what they would."""
+    there = live_serving(cluster)
+    objects = [
+        *composing.routing(resolved, shipped.GAIE_OPTIONS, there)["qwen"],
+        *composing.model_servers(resolved, shipped.MODEL_OPTIONS, there)["qwen"],
+    ]
+    for item in objects:
+        cluster.apply(with_digest(item), False, False)
+    names = {item["metadata"]["name"] for item in objects}
+    for item in cluster.list("apps/v1", "Deployment"):
+        if item["metadata"]["name"] not in names:
+            cluster.delete(item, False)
+
+
+def change(cluster: LiveCluster, resolved: dict[str, Any]) -> dict[str, Any] | None:
+    """Change what has to be, as the role does; return the result."""
+    found = changes.wanted(resolved, live_serving(cluster), shipped.GAIE_OPTIONS, shipped.MODEL_OPTIONS)
+    for one in found:
+        return Plugin(cluster, one).go()
+    return None
+
+
+@functools.cache
+def _installed(devices: int) -> LiveCluster:
+    cluster = LiveCluster(devices)
+    install(cluster, stack())
+    return cluster
+
+
+def made(devices: int) -> LiveCluster:
+    cluster = copy.deepcopy(_installed(devices))
+    cluster.tried = set(cluster.answering())
+    assert len(cluster.tried) == 2
+    cluster.writes, cluster.least = 0, 2
+    return cluster
+
+
+def servers(cluster: LiveCluster) -> list[tuple[str, int]]:
+    found = [item for item in cluster.list("apps/v1", "Deployment") if not item["metadata"]["name"].endswith("-epp")]
+    return sorted((item["metadata"]["name"], item["spec"]["replicas"]) for item in found)
+
+
+#: Devices that there are, what is changed, and what serves afterwards.
+CASES = {
+    "surge to another engine": (4, {"engine": "vllm"}, "qwen-vllm", 2),
+    "surge of the same engine": (4, {"context_length": 4096}, "qwen-sglang-canary", 2),
+    "surge to more replicas": (5, {"engine": "vllm", "replicas": 3}, "qwen-vllm", 2),
+    "surge to a pool of its own": (4, {"engine": "vllm", "port": 9000}, "qwen-vllm", 2),
+    "surge of the same engine to a pool of its own": (4, {"port": 9000}, "qwen-sglang-canary", 2),
+    "in place to another engine": (2, {"engine": "vllm"}, "qwen-vllm", 1),
+    "in place of the same engine": (3, {"context_length": 4096}, "qwen-sglang-canary", 1),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_change_that_works(case: str) -> None:
+    devices, model, name, least = CASES[case]
+    cluster, wanted = made(devices), stack(**model)
+    result = change(cluster, wanted)
+    assert result is not None
+    assert not result.get("failed"), result["msg"]
+    count = wanted["models"][0]["replicas"]
+    assert servers(cluster) == [(name, count)]
+    assert cluster.least == least
+    # Nobody was sent to a pod of the first ones that had not been tried.
+    assert len(cluster.answering()) == count
+    assert cluster.tried & set(cluster.answering())
+    assert [entry["serve"] for entry in result["timeline"]][:2] == ["old", "new" if "own" in case else "both"]
+    assert live_serving(cluster)["qwen"]["pool"] == ("qwen-canary" if "own" in case else "qwen")
+    # The roles that follow, and the next run, find nothing to do.
+    cluster.writes = 0
+    assert change(cluster, wanted) is None
+    before = servers(cluster)
+    install(cluster, wanted)
+    assert servers(cluster) == before
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_at_any_moment_the_next_run_goes_on(case: str) -> None:
+    devices, model, name, least = CASES[case]
+    wanted = stack(**model)
+    for fatal in range(1, 60):
+        cluster = made(devices)
+        cluster.fatal = fatal
+        try:
+            change(cluster, wanted)
+        except Killed:
+            cluster.fatal = None
+        else:
+            break
+        assert cluster.answering(), fatal
+        result = change(cluster, wanted)
+        if result is not None:
+            assert not result.get("failed"), (fatal, result["msg"])
+        # What is left when it serves already, role model_service removes.
+        install(cluster, wanted)
+        assert servers(cluster) == [(name, wanted["models"][0]["replicas"])], fatal
+        assert cluster.least is not None
+        assert cluster.least >= least, fatal
+    else:
+        raise AssertionError("it never ends")
+    assert fatal > 4
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_at_any_moment_and_wanted_back(case: str) -> None:
+    devices, model, _name, least = CASES[case]
+    for fatal in range(1, 60):
+        cluster = made(devices)
+        cluster.fatal = fatal
+        try:
+            change(cluster, stack(**model))
+        except Killed:
+            cluster.fatal = None
+        else:
+            break
+        result = change(cluster, stack())
+        if result is not None:
+            assert not result.get("failed"), (fatal, result["msg"])
+        install(cluster, stack())
+        ((name, count),) = servers(cluster)
+        assert name.startswith("qwen-sglang")
+        assert count == 2
+        assert cluster.least is not None
+        assert cluster.least >= least, fatal
+
+
+@pytest.mark.parametrize(("devices", "more"), [(2, {}), (4, {}), (4, {"port": 9000})])
+@pytest.mark.parametrize("fault", ["never ready", "mute"])
+def test_one_that_is_not_fit_leaves_the_old_one(fault: str, devices: int, more: dict[str, Any]) -> None:
+    cluster = made(devices)
+    before = set(cluster.live)
+    image = f"example.com/engine:{'mute' if fault == 'mute' else 'bad'}"
+    if fault == "never ready":
+        cluster.broken.add(image)
+    wanted = stack(engine="vllm", image=image, engine_version="0.32.0", **more)
+    result = change(cluster, wanted)
+    assert result is not None
+    assert result["failed"]
+    assert "serving" not in result
+    assert result["msg"].startswith("Model qwen stays on sglang (")
+    assert {"never ready": "Not ready after", "mute": "answered 500"}[fault] in result["msg"]
+    assert servers(cluster) == [("qwen-sglang", 2)]
+    assert len(cluster.answering()) == 2
+    # Nothing is left of it, but what stands for all that a role has applied.
+    assert {key for key in cluster.live.keys() - before if key[0] != "Lease"} <= {
+        ("ConfigMap", "llm-d-gaie"),
+        ("ConfigMap", "llm-d-model-service"),
+    }
+    # The roles that only apply refuse to go on from there.
+    assert changes.pending(wanted, live_serving(cluster))
+    assert not changes.pending(stack(), live_serving(cluster))
+
+
+def test_one_that_falls_ill_under_load_leaves_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = made(4)
+    serve = rolling.Rolling._serve
+
+    def falls_ill(self: rolling.Rolling, who: str) -> None:
+        serve(self, who)
+        if who == "both":
+            cluster.broken.add("example.com/engine:ill")
+            cluster._settle()
+
+    monkeypatch.setattr(rolling.Rolling, "_serve", falls_ill)
+    model = {"engine": "vllm", "image": "example.com/engine:ill", "engine_version": "0.32.0"}
+    result = change(cluster, stack(**model, rollout={"strategy": "surge", "hold_seconds": 5}))
+    assert result is not None
+    assert result["failed"]
+    assert "did not stay well" in result["msg"]
+    assert servers(cluster) == [("qwen-sglang", 2)]
+    assert cluster.least == 2
+
+
+def test_without_room_nothing_is_changed() -> None:
+    cluster = made(2)
+    result = change(cluster, stack(engine="vllm", rollout={"strategy": "surge", "hold_seconds": 0}))
+    assert result is not None
+    assert result["msg"].startswith("Nothing was changed.\nModel qwen: old and new beside each other need 2 nvidia.com")
+    assert cluster.writes == 0
+
+
+def test_recreate_makes_room_first() -> None:
+    cluster = made(2)
+    result = change(cluster, stack(engine="vllm", rollout={"strategy": "recreate", "hold_seconds": 0}))
+    assert result is not None
+    assert not result.get("failed")
+    assert cluster.least == 0
+    assert servers(cluster) == [("qwen-vllm", 2)]
+    assert len(cluster.answering()) == 2
