@@ -42,6 +42,8 @@ READY_FIRST = {"Deployment": ["Job", "DaemonSet"], "LeaderWorkerSet": ["Job", "D
 OLD, BOTH, NEW = "old", "both", "new"
 #: Header by which requests reach a new one behind a pool of its own before others do; its value is the revision.
 TRY_HEADER = "x-multi-engine-revision"
+#: Seconds for which a new one that serves may be unready: probes of a busy node fail now and then.
+_ILL_SECONDS = 20.0
 #: Seconds between two looks at pods.
 _LOOK_EVERY = 1.0
 
@@ -56,7 +58,8 @@ class Progress:
 
     :ivar done: whether it is.
     :ivar waited: seconds waited for the new one in this step.
-    :ivar held: seconds for which the new one has been well since it got requests.
+    :ivar held: seconds for which the new one has been well without a break since it got requests.
+    :ivar ill: seconds for which it has not been ready since.
     :ivar restarts: of the new one's containers when it got them; None before.
     :ivar tried: pods that have given a completion.
     :ivar pending: what is waited for.
@@ -65,6 +68,7 @@ class Progress:
     done: bool = False
     waited: float = 0
     held: float = 0
+    ill: float = 0
     restarts: int | None = None
     tried: list[str] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
@@ -245,36 +249,37 @@ class Rolling:
     def _held(self, seconds: float, progress: Progress, deadline: float) -> bool:
         """Watch the new one while it serves; return whether it was well for long enough."""
         while True:
-            restarts = self._check_well(progress)
-            if progress.restarts is None:
-                progress.restarts = restarts
+            well = self._is_well(progress)
             left = seconds - progress.held
-            if left <= 0:
+            if well and left <= 0:
                 return True
-            pause = min(_LOOK_EVERY, left, deadline - time.monotonic())
+            pause = min(_LOOK_EVERY, max(left, 0.1), deadline - time.monotonic())
             if pause <= 0:
                 return False
             time.sleep(pause)
-            progress.held += pause
+            progress.held, progress.ill = (progress.held + pause, 0) if well else (0, progress.ill + pause)
 
-    def _check_well(self, progress: Progress) -> int:
-        """Return how often containers of the new one have restarted.
+    def _is_well(self, progress: Progress) -> bool:
+        """Whether the new one is ready.
 
-        :raises Worse: when one has since it got requests, or is not ready any more.
+        :raises Worse: when it is not for too long, or a container of it has restarted since it got requests.
         """
         restarts = sum(
             status.get("restartCount", 0)
             for pod in self._pods(self._labels(self._params["new"]))
             for status in (pod.get("status") or {}).get("containerStatuses") or []
         )
-        ill = [item for item in self._live_new() if not judge(item).ready]
-        if ill or (progress.restarts is not None and restarts > progress.restarts):
-            reasons = []
-            for item in ill or self._live_new():
-                lines, _final = why_not_ready(self._cluster, item)
-                reasons.append("\n  ".join([f"{name_of(item)}: {judge(item).reason or 'it has restarted'}", *lines]))
-            raise Worse("\n".join(["The new one did not stay well when it got requests:", *reasons]))
-        return restarts
+        if progress.restarts is None:
+            progress.restarts = restarts
+        live = self._live_new()
+        ill = [item for item in live if not judge(item).ready]
+        if restarts <= progress.restarts and progress.ill < (_ILL_SECONDS if ill else float("inf")):
+            return not ill
+        reasons = []
+        for item in ill or live:
+            lines, _final = why_not_ready(self._cluster, item)
+            reasons.append("\n  ".join([f"{name_of(item)}: {judge(item).reason or 'it has restarted'}", *lines]))
+        raise Worse("\n".join(["The new one did not stay well when it got requests:", *reasons]))
 
     # --- who serves -------------------------------------------------------------------------
 
