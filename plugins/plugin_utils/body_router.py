@@ -173,20 +173,23 @@ def _deployment(router: Mapping, selector: Mapping, common: Mapping, options: Ma
 
 
 def _filter(cluster: str, gateway: str) -> dict[str, Any]:
-    """Return what puts the router before everything else of one Gateway, as GAIE's chart does."""
+    """Return what puts the router before everything else of one Gateway, as GAIE's chart does.
+
+    The chart shows it the answers, too. It does nothing with them but hold each until it is whole, and no token would be
+    streamed (run).
+    """
     value = {
         "name": "envoy.filters.http.ext_proc.bbr",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
             "failure_mode_allow": False,
-            "allow_mode_override": True,
             "processing_mode": {
                 "request_header_mode": "SEND",
-                "response_header_mode": "SEND",
                 "request_body_mode": "FULL_DUPLEX_STREAMED",
-                "response_body_mode": "FULL_DUPLEX_STREAMED",
                 "request_trailer_mode": "SEND",
-                "response_trailer_mode": "SEND",
+                "response_header_mode": "SKIP",
+                "response_body_mode": "NONE",
+                "response_trailer_mode": "SKIP",
             },
             "grpc_service": {"envoy_grpc": {"cluster_name": cluster}},
         },

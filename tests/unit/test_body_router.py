@@ -41,6 +41,12 @@ def test_its_filter_covers_one_gateway_and_comes_last() -> None:
     place = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc.cluster.local"
     assert cluster == f"outbound|{service['spec']['ports'][0]['port']}||{place}"
     assert config["failure_mode_allow"] is False
+    # Of the answers it sees nothing: it would hold them back.
+    assert {key: mode for key, mode in config["processing_mode"].items() if key.startswith("response")} == {
+        "response_header_mode": "SKIP",
+        "response_body_mode": "NONE",
+        "response_trailer_mode": "SKIP",
+    }
 
 
 def test_it_is_applied_behind_what_it_asks_and_pruned_before() -> None:
