@@ -24,6 +24,8 @@ FIELD_MANAGER = "llm-d-multi-engine"
 #: Annotation with a digest of what was asked for. Managed fields do not tell what is inside of a value
 #: that Kubernetes takes as one, a node selector for example.
 ASKED = "multi-engine.llm-d.ai/asked"
+#: Annotation of an endpoint picker's Deployment: the release that it belongs to.
+RELEASE = "multi-engine.llm-d.ai/release"
 #: Annotation of a pod: the container whose last log line says how far it is.
 PROGRESS = "multi-engine.llm-d.ai/progress"
 
