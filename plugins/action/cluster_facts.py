@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 
 from ansible_collections.llm_d.multi_engine.plugins.modules import cluster_facts
-from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.gate import stack_findings
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.gate import release_change, stack_findings
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.here import ModuleAction
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.permissions import needed
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import as_list, to_plain
@@ -28,5 +28,8 @@ class ActionModule(ModuleAction):
             arguments["permissions"] = [*(arguments.get("permissions") or []), *needed(stack)]
         result.update(self.call(cluster_facts, arguments, task_vars))
         if stack and not result.get("failed"):
-            result["findings"] = stack_findings(stack, to_plain(result["cluster"]), overrides)
+            cluster = to_plain(result["cluster"])
+            change = release_change(stack, cluster, overrides)
+            result["findings"] = stack_findings(stack, cluster, overrides) + change["findings"]
+            result["changes"] = change["words"]
         return result

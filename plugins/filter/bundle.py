@@ -32,6 +32,16 @@ options:
     description: Variable that holds the policy, for messages.
     type: str
     required: true
+  rules:
+    description: Compatibility rules; those about a change of definitions are asked where they are changed.
+    type: list
+    elements: dict
+    default: []
+  overrides:
+    description: Names of rules to wave through.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -52,8 +62,24 @@ from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import gate
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import to_plain
 
 
-def _bundle(bundle: dict, cluster: dict, name: str, policy: str, variable: str) -> dict:
-    return gate.bundle_decision(to_plain(bundle), to_plain(cluster), str(name), str(policy), str(variable))
+def _bundle(
+    bundle: dict,
+    cluster: dict,
+    name: str,
+    policy: str,
+    variable: str,
+    rules: list | None = None,
+    overrides: list | None = None,
+) -> dict:
+    return gate.bundle_decision(
+        to_plain(bundle),
+        to_plain(cluster),
+        str(name),
+        str(policy),
+        str(variable),
+        to_plain(rules or []),
+        to_plain(overrides or []),
+    )
 
 
 class FilterModule:

@@ -31,6 +31,15 @@ options:
     type: list
     elements: str
     default: []
+  rules:
+    description: Compatibility rules; those about a change of Istio are asked where it is managed.
+    type: list
+    elements: dict
+    default: []
+  version:
+    description: Version of Istio that will be installed. Empty takes the release's.
+    type: str
+    default: ''
 """
 
 EXAMPLES = r"""
@@ -51,9 +60,23 @@ from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import to
 
 
 def _istio_findings(
-    release: dict, cluster: dict, mode: str, adopt: bool = False, overrides: list | None = None
+    release: dict,
+    cluster: dict,
+    mode: str,
+    adopt: bool = False,
+    overrides: list | None = None,
+    rules: list | None = None,
+    version: str = "",
 ) -> list:
-    return gate.istio_findings(str(mode), to_plain(release), to_plain(cluster), bool(adopt), to_plain(overrides or []))
+    return gate.istio_findings(
+        str(mode),
+        to_plain(release),
+        to_plain(cluster),
+        bool(adopt),
+        to_plain(overrides or []),
+        to_plain(rules or []),
+        str(version),
+    )
 
 
 class FilterModule:

@@ -32,6 +32,8 @@ REVISION = "multi-engine.llm-d.ai/revision"
 REPLICAS = "multi-engine.llm-d.ai/replicas"
 #: Annotation of an endpoint picker's pod: a digest of the configuration that it has read.
 CONFIG_HASH = "multi-engine.llm-d.ai/config-hash"
+#: Annotation of an endpoint picker's Deployment: the release that it belongs to.
+RELEASE = "multi-engine.llm-d.ai/release"
 #: Annotation of a pod: the container whose last log line says how far it is.
 PROGRESS = "multi-engine.llm-d.ai/progress"
 

@@ -64,6 +64,11 @@ findings:
   returned: when there is a stack
   type: list
   elements: str
+changes:
+  description: What another release than the installed one changes, a line for each that is installed.
+  returned: when there is a stack
+  type: list
+  elements: str
 cluster:
   description: The facts.
   returned: always
@@ -85,6 +90,12 @@ cluster:
       description: >-
         Per control plane its name, namespace, version, environment, labels, whether this
         collection manages it, for which stack first, and what it noted down when it installed it.
+      type: list
+      elements: dict
+    pickers:
+      description: >-
+        Per endpoint picker of this collection in the namespace its name, stack and image, and the release that it was
+        made for, null where it does not say.
       type: list
       elements: dict
     helm_revisions:
@@ -114,6 +125,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     MANAGED_BY,
     MANAGED_BY_LABEL,
+    RELEASE,
     STACK_LABEL,
 )
 
@@ -157,6 +169,7 @@ def facts(cluster: Cluster, params: dict) -> dict:
         "definitions": definitions(cluster),
         "nodes": nodes(cluster),
         "istio": istio(cluster),
+        "pickers": pickers(cluster, params["namespace"]),
         "helm_revisions": helm_revisions(cluster),
         "serving": serving.read(cluster, params["serving_of"], params["namespace"]) if params["serving_of"] else None,
         "denied": denied(cluster, params["permissions"]),
@@ -249,6 +262,23 @@ def control_plane(cluster: Cluster, deployment: dict) -> dict:
         "stack": labels.get(STACK_LABEL),
         "note": (mark or {}).get("data") or {},
     }
+
+
+def pickers(cluster: Cluster, namespace: str) -> list[dict] | None:
+    """Return the endpoint pickers of all stacks of ours in ``namespace``."""
+    chosen = f"{MANAGED_BY_LABEL}={MANAGED_BY},app.kubernetes.io/component=endpoint-picker"
+    answer = permitted(cluster, f"/apis/apps/v1/namespaces/{namespace}/deployments", labelSelector=chosen)
+    if answer is None:
+        return None
+    return [
+        {
+            "name": item["metadata"]["name"],
+            "stack": item["metadata"]["labels"].get(STACK_LABEL),
+            "release": (item["metadata"].get("annotations") or {}).get(RELEASE),
+            "image": item["spec"]["template"]["spec"]["containers"][0]["image"],
+        }
+        for item in items(answer)
+    ]
 
 
 def version_of(metadata: dict, image: str) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import prometheus
+
 from . import profiles, schema
 from .findings import Finding
 from .versions import VersionError, is_version, matches
@@ -106,6 +108,10 @@ _PROFILE = _dict(
         lora=_OPTIONAL_TEXT,
         page_size=_OPTIONAL_TEXT,
         pages=_OPTIONAL_TEXT,
+        # What rollouts judge by; without them they know of restarts only.
+        requests=_OPTIONAL_TEXT,
+        errors=_OPTIONAL_TEXT,
+        latency=_OPTIONAL_TEXT,
     ),
     # Of an engine that cannot, there is nothing of this.
     lora={"type": "dict", "options": {"arguments": _TEXTS, "flag": _TEXT, "adapter": _TEXT}},
@@ -194,6 +200,11 @@ _RELEASE = _dict(
         # What scores pods by the adapters that they hold, where the engine tells.
         lora_scorer={"type": "dict", "options": {"plugin": _dict(type=_TEXT), "weight": _NUMBER}},
         metrics=_dict(built_in=_TEXTS, plugins=_LIST, arguments=_TEXTS),
+        # What it counts itself, for rollouts.
+        traffic={
+            "type": "dict",
+            "options": {"path": _TEXT, "requests": _TEXTS, "errors": _TEXTS, "latency": _TEXTS},
+        },
         # By topology, then by routing.
         config=_dict(aggregated=_FREE, disaggregated={"type": "dict"}),
         deciders=_FREE,
@@ -260,12 +271,15 @@ def check_profile(name: str, data: Any) -> list[Finding]:
     if findings:
         return findings
     _check_range(data["versions"], f"{name}.versions", findings)
+    _check_selectors(data["metrics"], f"{name}.metrics", findings)
     if data.get("default_version"):
         pinned = {"default": data["default_version"], "versions": data["versions"]}
         _check_default(pinned, f"{name}.default_version", findings)
     for where, layer in layers:
         found: list[Finding] = []
         schema.check(profiles.merge(base, layer), _PROFILE, f"{name}.{where}", found)
+        if not found:
+            _check_selectors(profiles.merge(base, layer)["metrics"], f"{name}.{where}.metrics", found)
         findings += found
     return findings
 
@@ -283,6 +297,7 @@ def check_release(name: str, data: Any) -> list[Finding]:
     _check_range(data["leader_worker_set"]["versions"], f"{name}.leader_worker_set.versions", findings)
     for engine, pinned in data["engines"].items():
         _check_engine(pinned, f"{name}.engines.{engine}", findings)
+    _check_selectors(data["endpoint_picker"].get("traffic") or {}, f"{name}.endpoint_picker.traffic", findings)
     evidence = data.get("evidence")
     facts = [*_FACTS, *(f"engines.{engine}" for engine in data["engines"])] if evidence is not None else []
     facts += ["body_router"] if facts and data["body_router"] else []
@@ -349,6 +364,17 @@ def _check_default(pinned: Mapping, where: str, findings: list[Finding]) -> None
     if not allowed:
         problem = f"{pinned['default']} is not in {pinned['versions']}."
         findings.append(Finding("version", where, problem, "Choose one of the allowed versions."))
+
+
+def _check_selectors(metrics: Mapping, where: str, findings: list[Finding]) -> None:
+    """What rollouts read has to be names of metrics, or selectors of their samples."""
+    for key in ("requests", "errors", "latency"):
+        texts = metrics.get(key) or []
+        for text in [texts] if isinstance(texts, str) else texts:
+            try:
+                prometheus.selector(text)
+            except prometheus.SelectorError as error:
+                findings.append(Finding("metrics", f"{where}.{key}", f"{error}.", "Write it as in PromQL."))
 
 
 def _check_version(version: Any, where: str, findings: list[Finding]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import CONFIG_HASH
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import CONFIG_HASH, RELEASE
 
 from .objects import Object, digest, labels, make, serving_labels, without_empty
 from .placeholders import fill, fill_text
@@ -51,7 +51,7 @@ def compose(
     common = labels(stack, ROLE, COMPONENT)
     config = _config(model, picker)
     selector = {"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": stack}
-    return [
+    objects = [
         make("v1", "ServiceAccount", name, namespace, common),
         make("rbac.authorization.k8s.io/v1", "Role", name, namespace, common, rules=picker["rules"]),
         make(
@@ -98,6 +98,10 @@ def compose(
             spec=_route(namespace, model, options),
         ),
     ]
+    (deployment,) = (item for item in objects if item["kind"] == "Deployment")
+    # Of the Deployment and not of its pods: a new name alone starts none anew.
+    deployment["metadata"]["annotations"] = {RELEASE: release["name"]}
+    return objects
 
 
 def _config(model: Mapping, picker: Mapping) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import compatibility
+from . import compatibility, upgrade
 from .findings import Finding, listing
 from .gateway import INFERENCE_SWITCH
 from .objects import workload_kind, workloads_of
@@ -43,12 +43,20 @@ def stack_findings(resolved: Mapping[str, Any], cluster: Cluster, overrides: Seq
 
 
 def istio_findings(
-    mode: str, release: Mapping[str, Any], cluster: Cluster, adopt: bool, overrides: Sequence[str]
+    mode: str,
+    release: Mapping[str, Any],
+    cluster: Cluster,
+    adopt: bool,
+    overrides: Sequence[str],
+    rules: Sequence[Mapping[str, Any]] = (),
+    version: str = "",
 ) -> list[str]:
     """Return why the Istio of ``cluster`` and ``mode`` do not go together.
 
     :param mode: ``managed`` or ``existing``.
     :param adopt: whether an Istio that this collection did not install may be taken over.
+    :param rules: of ``compatibility.yml``; those about a change of Istio are asked where it is managed.
+    :param version: that will be installed; nothing for the release's.
     """
     planes = cluster["istio"]
     if planes is None:
@@ -57,6 +65,7 @@ def istio_findings(
         findings = _existing_istio(release, planes, cluster)
     else:
         findings = [] if adopt else _unexpected_istio(planes)
+        findings += upgrade.istio_findings(planes, version or release["istio"]["version"], rules)
     return _kept(findings, overrides)
 
 
@@ -86,17 +95,25 @@ def bundle_state(bundle: Mapping[str, Any], cluster: Cluster) -> str:
 
 
 def bundle_decision(
-    bundle: Mapping[str, Any], cluster: Cluster, name: str, policy: str, variable: str
+    bundle: Mapping[str, Any],
+    cluster: Cluster,
+    name: str,
+    policy: str,
+    variable: str,
+    rules: Sequence[Mapping[str, Any]] = (),
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return ``state`` (see :func:`bundle_state`), ``apply`` (bool) and ``findings``.
 
     :param name: what to call the bundle.
     :param policy: ``install``, ``upgrade`` or ``existing``.
     :param variable: variable that holds the policy.
+    :param rules: of ``compatibility.yml``; those about a change of definitions are asked where they are changed.
     """
     state = bundle_state(bundle, cluster)
     apply = state in {"install": ("missing",), "upgrade": ("missing", "older"), "existing": ()}[policy]
-    findings = []
+    findings = upgrade.definition_findings(bundle, cluster["definitions"], rules, variable) if apply else []
+    findings = [item for item in findings if item.rule not in overrides]
     if state == "missing" and not apply:
         problem = f"the cluster lacks definitions of {name}: {listing(bundle['crds'])}."
         findings.append(
@@ -111,6 +128,14 @@ def bundle_decision(
         remedy = "Upgrade them, or set it to upgrade; others in this cluster may use them too."
         findings.append(Finding("definitions", variable, problem, remedy))
     return {"state": state, "apply": apply, "findings": [str(item) for item in findings]}
+
+
+def release_change(resolved: Mapping[str, Any], cluster: Cluster, overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Return what a change of the release changes (``words``), and why it cannot be (``findings``)."""
+    wanted, known = resolved["release"], resolved["releases"]
+    before = upgrade.installed(resolved["stack"], cluster.get("pickers"), known)
+    findings = upgrade.release_findings(before, wanted, known, resolved["rules"])
+    return {"words": upgrade.words(before, wanted, known), "findings": _kept(findings, overrides)}
 
 
 def _kept(findings: list[Finding], overrides: Sequence[str]) -> list[str]:

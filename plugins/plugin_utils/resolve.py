@@ -33,6 +33,7 @@ from . import (
     routing_proxy,
     schema,
     tracks,
+    upgrade,
     weights,
 )
 from . import catalogue as catalogue_checks
@@ -79,7 +80,7 @@ def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[s
     :returns: ``stack``, ``namespace``, ``release`` (dict with ``name``), ``engines`` (name to
         what the data path needs), ``devices`` (Kubernetes resources that are accelerators),
         ``models`` (list, see :func:`_model`), ``rules`` (the catalogue's, for hosts to be compared
-        with), ``notes`` (list of str) and ``findings`` (list of str; the rest is incomplete unless it is empty).
+        with), ``releases`` (see :func:`upgrade.outline`), ``notes`` (list of str) and ``findings`` (list of str; the rest is incomplete unless it is empty).
     """
     findings: list[Finding] = []
     settings = _settings(settings, findings)
@@ -106,6 +107,7 @@ def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[s
         "patches": stack_patches,
         "image_sources": _image_sources(settings, catalogue, release, models),
         "rules": catalogue["rules"],
+        "releases": upgrade.outline(catalogue["releases"], release),
         "notes": _notes(settings, models),
         "findings": [str(item) for item in findings],
     }

@@ -18,10 +18,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.judgement import reading, traffic
+from ansible_collections.llm_d.multi_engine.tests.unit import shipped
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "cluster" / "images" / "stand_in"
@@ -497,3 +500,27 @@ def test_an_idle_vllm_ends_soon(installed: Path) -> None:
     with running(installed, "vllm") as server:
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(5) == 0
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_rollouts_can_judge_by_their_metrics(installed: Path, engine: str) -> None:
+    more = ["--enable-metrics"] if engine == "sglang" else []
+    with running(installed, engine, *more, STAND_IN_FAIL_AFTER="2") as server:
+        page = partial(reading, metrics=shipped.catalogue()["engines"][engine]["metrics"])
+        body = {"model": "org/model", "prompt": "x", "max_tokens": 2}
+        before = page(server.call("/metrics")[1])
+        assert [server.call("/v1/completions", body)[0] for _ in range(4)] == [200, 200, 500, 500]
+        assert traffic(before, page(server.call("/metrics")[1])) == {
+            "requests": 2,
+            "failures": 0,
+            "latency_ms": pytest.approx(20, abs=500),
+        }
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm"])
+def test_they_crash_when_they_are_to(installed: Path, engine: str) -> None:
+    with running(installed, engine, STAND_IN_CRASH_AFTER="1") as server:
+        body = {"model": "org/model", "prompt": "x", "max_tokens": 2}
+        assert server.call("/v1/completions", body)[0] == 200
+        assert server.call("/v1/completions", body)[0] == 0
+        assert server.process.wait(10) == 139

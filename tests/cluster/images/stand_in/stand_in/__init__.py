@@ -14,7 +14,8 @@ Where it differs from the originals:
 * A model that is not a path is taken for a Hugging Face id and is not looked up. A path has to be a directory with a
   config.json, as for the originals, but nothing else in it is read.
 * Flags are checked one by one; combinations that the originals refuse are taken, and `--config` is refused.
-* There are the metrics of the endpoint pickers and the common counters, no histograms.
+* There are the metrics of the endpoint pickers, the common counters and the histogram of latencies, no others; the
+  latter does not tell streams from other answers.
 * No KV events, no transfer of KV caches, no LoRA, no gRPC, no TLS. A prefill or decode server of SGLang wants
   `bootstrap_room` in each request, and the prefill server's bootstrap port answers `/health`, but that is all. With
   `--log-requests` each request is logged, with where it meets its other side and nothing else of it.
@@ -23,4 +24,7 @@ Where it differs from the originals:
 Settings (environment): STAND_IN_LOAD_SECONDS (1): how long the port stays closed; STAND_IN_WARMUP_SECONDS (1):
 how long SGLang then answers 503; STAND_IN_TOKEN_SECONDS (0.01): time a token; STAND_IN_DRAIN_POLL_SECONDS (5):
 how often a draining SGLang looks whether it is idle.
+
+And where something is to go wrong, with how many completions it begins well: STAND_IN_FAIL_AFTER: later ones are
+answered 500; STAND_IN_CRASH_AFTER: with the next one the process ends, and the answers of all others with it.
 """

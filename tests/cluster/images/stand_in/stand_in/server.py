@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from .work import Aborted, Work
+from .work import Aborted, Failed, Latencies, Work
 
 HANG_SECONDS = 60
 """How long a connection is held open that will never be answered."""
@@ -109,6 +109,10 @@ class Request(BaseHTTPRequestHandler):
             self.engine.answer(self)
         except Refused as refused:
             self.send_json(refused.body, refused.status)
+        except Failed:
+            self.send_json(
+                {"error": {"message": "Internal Server Error", "type": "InternalServerError", "code": 500}}, 500
+            )
         except Aborted:
             self._hang()
         except (BrokenPipeError, ConnectionResetError):
@@ -256,10 +260,23 @@ def _is_ipv6(host: str) -> bool:
         return False
 
 
+def histogram(name: str, text: str, labels: Mapping[str, str], latencies: Latencies) -> str:
+    """One histogram in Prometheus' text format."""
+    bounds = [*map(str, map(float, latencies.bounds)), "+Inf"]
+    counts = [*latencies.counts, latencies.count]
+    lines = [f"# HELP {name} {text}\n# TYPE {name} histogram\n"]
+    lines += [_sample(f"{name}_bucket", {**labels, "le": bound}, n) for bound, n in zip(bounds, counts, strict=True)]
+    lines += [_sample(f"{name}_count", labels, latencies.count), _sample(f"{name}_sum", labels, latencies.sum)]
+    # Nothing is said of what was never observed.
+    return "".join(lines if latencies.count else lines[:1])
+
+
 def metric(name: str, kind: str, text: str, samples: Iterable[tuple[Mapping[str, str], float]]) -> str:
     """One metric in Prometheus' text format."""
-    lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-    for labels, value in samples:
-        listed = ",".join(f'{key}="{labels[key]}"' for key in sorted(labels))
-        lines.append(f"{name}{{{listed}}} {float(value)}")
-    return "\n".join(lines) + "\n"
+    head = f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
+    return head + "".join(_sample(name, labels, value) for labels, value in samples)
+
+
+def _sample(name: str, labels: Mapping[str, str], value: float) -> str:
+    listed = ",".join(f'{key}="{labels[key]}"' for key in sorted(labels))
+    return f"{name}{{{listed}}} {float(value)}\n"

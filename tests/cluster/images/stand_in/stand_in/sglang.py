@@ -14,7 +14,7 @@ from typing import Any
 
 from .arguments import number, parser
 from .model import context_length
-from .server import Engine, Handler, Refused, Request, bearer, metric, run, setting
+from .server import Engine, Handler, Refused, Request, bearer, histogram, metric, run, setting
 from .work import Work
 
 VERSION = "0.5.23"
@@ -23,6 +23,9 @@ HEALTH_SECONDS = 1.0
 """What a /health takes at least: SGLang generates a token and looks once a second whether it came."""
 
 _BOOTSTRAP = ("bootstrap_host", "bootstrap_port", "bootstrap_room")
+
+LATENCIES = (0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 4, 6, 8, 10, 20, 40, 60, 80, 100, 200, 400, 600, 1200, 1800, 2400)
+"""The bounds of the histogram of latencies, in seconds."""
 
 UNGUARDED = ("/health", "/ready", "/metrics")
 """The paths that --api-key does not guard, with all that begins so."""
@@ -55,7 +58,7 @@ class SGLang(Engine):
         self.page_size = arguments.page_size or 1
         capacity = (arguments.max_total_tokens or 8 * length) // self.page_size * self.page_size
         slots = arguments.max_running_requests or 4096
-        super().__init__(arguments, Work(slots, capacity, setting("TOKEN_SECONDS", 0.01)))
+        super().__init__(arguments, Work(slots, capacity, setting("TOKEN_SECONDS", 0.01), LATENCIES))
         self.length = length
         self.name = arguments.served_model_name or arguments.model_path
         self.mode = arguments.disaggregation_mode or "null"
@@ -336,6 +339,13 @@ class SGLang(Engine):
             shared = {"model_name": self.name, "engine_type": labels["engine_type"]}
             samples = [({**shared, "is_streaming": kind}, counts[at]) for kind, counts in self.requests.items()]
             page.append(metric(f"sglang:{name}", "counter", text, [sample for sample in samples if sample[1]]))
+        ended = {"model_name": self.name, "engine_type": labels["engine_type"]}
+        text = "Number of requests aborted."
+        page.append(
+            metric("sglang:num_aborted_requests_total", "counter", text, [(ended, work.aborted)][: work.aborted])
+        )
+        text = "Histogram of End-to-end request latency in seconds"
+        page.append(histogram("sglang:e2e_request_latency_seconds", text, ended, work.latencies))
         return "".join(page)
 
 

@@ -15,13 +15,16 @@ from typing import Any
 
 from .arguments import number, parser
 from .model import context_length
-from .server import Engine, Handler, Refused, Request, bearer, metric, run, setting
+from .server import Engine, Handler, Refused, Request, bearer, histogram, metric, run, setting
 from .work import Work
 
 VERSION = "0.32.0"
 
 GUARDED = ("/v1", "/v2", "/inference", "/cohere")
 """The paths that --api-key guards, with all that begins so."""
+
+LATENCIES = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+"""The bounds of the histogram of latencies, in seconds."""
 
 DEFAULT_MODEL = "Qwen/Qwen3-0.6B"
 BLOCK_SIZE = 16
@@ -119,7 +122,9 @@ class VLLM(Engine):
         self.block_size = int(arguments.block_size or BLOCK_SIZE)
         self.blocks = arguments.num_gpu_blocks_override or -(-8 * length // self.block_size)
         slots = int(arguments.max_num_seqs or 256)
-        super().__init__(arguments, Work(slots, self.blocks * self.block_size, setting("TOKEN_SECONDS", 0.01)))
+        super().__init__(
+            arguments, Work(slots, self.blocks * self.block_size, setting("TOKEN_SECONDS", 0.01), LATENCIES)
+        )
         self.model = model
         self.length = length
         self.names: list[str] = arguments.served_model_name or [model]
@@ -331,7 +336,7 @@ class VLLM(Engine):
         ]
         page = [metric(f"vllm:{name}", kind, text, [(labels, value)]) for name, kind, text, value in simple]
         finished = [
-            ({**labels, "finished_reason": reason}, work.finished if reason == "length" else 0)
+            ({**labels, "finished_reason": reason}, {"length": work.finished, "abort": work.aborted}.get(reason, 0))
             for reason in ("stop", "length", "abort", "error", "repetition")
         ]
         page.append(
@@ -343,6 +348,8 @@ class VLLM(Engine):
             page.append(
                 metric("vllm:lora_requests_info", "gauge", "Running stats on lora requests.", [(loras, time.time())])
             )
+        text = "Histogram of e2e request latency in seconds."
+        page.append(histogram("vllm:e2e_request_latency_seconds", text, labels, work.latencies))
         page.append(metric("vllm:cache_config_info", "gauge", "Information of the LLMEngine CacheConfig", [(cache, 1)]))
         return "".join(page)
 

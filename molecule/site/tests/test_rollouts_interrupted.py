@@ -1,0 +1,164 @@
+"""Rollouts that are interrupted, or whose new engine is not fit, while requests come in: those who ask do not notice.
+
+One model of the stand-ins' stack is changed to and fro; every test begins and ends with it on SGLang.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import BIN, ROOT, STACKS, Kube, eventually
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.timeline_page import page
+from ansible_collections.llm_d.multi_engine.tests.load.load import Load, told
+
+VARIABLES = yaml.safe_load((ROOT / "molecule/site/stand_ins/group_vars/all.yml").read_text())
+SWIFT, ROBIN = VARIABLES["llm_d_models"]
+NAMESPACE, IMAGE = "stand-ins", "localhost/llm-d-multi-engine/stand-in-{}:1"
+ENGINE = "llm-d.ai/engine-type"
+VLLM = {"engine": "vllm", "engine_version": "0.32.0", "image": IMAGE.format("vllm")}
+#: Of plain requests and streams, some of which outlive the whole switch: 700 tokens take 21 s.
+TARGETS = [
+    {"model": "birds/swift"},
+    {"model": "birds/swift", "stream": True},
+    {"model": "birds/swift", "stream": True, "max_tokens": 700},
+]
+
+
+def models(strategy: str = "surge", env: dict | None = None, **swift: object) -> list[dict]:
+    """Return the stack's models, the first one with ``swift`` on top."""
+    changed = {**copy.deepcopy(SWIFT), "rollout": {"strategy": strategy, "hold_seconds": 3}, **swift}
+    if env:
+        changed["env"] = {**VARIABLES["llm_d_model_defaults"]["env"], **env}
+    return [changed, ROBIN]
+
+
+def engines(kube: Kube) -> dict[str, int]:
+    """Return by engine how many pods of the model answer."""
+    found: dict[str, int] = {}
+    for pod in kube.pods(NAMESPACE, model="swift"):
+        if all(status["ready"] for status in pod["status"].get("containerStatuses", [{"ready": False}])):
+            found[pod["metadata"]["labels"][ENGINE]] = found.get(pod["metadata"]["labels"][ENGINE], 0) + 1
+    return found
+
+
+def pool(kube: Kube) -> str:
+    """Return whom the pool of the model sends requests to: an engine, or both."""
+    selector = kube.get(NAMESPACE, "inferencepool", "swift")["spec"]["selector"]["matchLabels"]
+    return selector.get(ENGINE, "both")
+
+
+@pytest.fixture
+def load(stand_ins, ansible, kube, request, tmp_path_factory) -> Iterator[Load]:
+    """Requests for the time of the test; afterwards its picture lies beside the logs of pytest."""
+    ansible("stand-ins", "models", llm_d_models=models()).ok()
+    assert engines(kube) == {"sglang": 2}
+    with Load(f"http://{stand_ins.client.address}", TARGETS) as requests:
+        yield requests
+    folder = tmp_path_factory.getbasetemp()
+    seen = requests.traffic()
+    event = {"at": seen[0]["at"], "model": "swift", "step": 1, "serve": "old", "ready": {"old": 2, "new": 0}}
+    (folder / f"{request.node.name}.html").write_text(page(request.node.name, [event], seen))
+
+
+class Play:
+    """A run of playbook models that can be killed."""
+
+    def __init__(self, folder: Path, **variables: object) -> None:
+        command = [str(BIN / "ansible-playbook"), *STACKS["stand-ins"], "-e", json.dumps(variables)]
+        environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+        self._log = folder / "play.log"
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [*command, "llm_d.multi_engine.models"],
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # With all that it has started.
+                start_new_session=True,
+            )
+
+    def kill_when(self, state: Callable[[], bool], seconds: float = 120) -> None:
+        """Kill it, as a controller that loses its power, as soon as ``state()`` is true."""
+        deadline = time.monotonic() + seconds
+        while not state():
+            assert self._process.poll() is None, f"it ended before: {self._log.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, self._log.read_text()[-3000:]
+            time.sleep(0.2)
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def test_a_play_that_is_killed_at_each_boundary_is_gone_on_with(ansible, kube, load, tmp_path) -> None:
+    wanted = {"llm_d_models": models(**VLLM)}
+    boundaries: list[Callable[[], bool]] = [
+        lambda: "vllm" in {pod["metadata"]["labels"][ENGINE] for pod in kube.pods(NAMESPACE, model="swift")},
+        lambda: pool(kube) == "both",
+        lambda: pool(kube) == "vllm",
+    ]
+    for boundary in boundaries:
+        Play(tmp_path, **wanted).kill_when(boundary)
+    ansible("stand-ins", "models", **wanted).ok(changed=True)
+    assert (engines(kube), pool(kube)) == ({"vllm": 2}, "vllm")
+    ansible("stand-ins", "models", **wanted).ok(changed=False)
+    # And back, replica by replica.
+    ansible("stand-ins", "models", llm_d_models=models("in_place")).ok(changed=True)
+    assert (engines(kube), pool(kube)) == ({"sglang": 2}, "sglang")
+    load.unharmed()
+
+
+def test_an_engine_that_fails_its_first_completion_gets_no_request(ansible, kube, load) -> None:
+    unfit = models(**VLLM, env={"STAND_IN_FAIL_AFTER": 0})
+    message = ansible("stand-ins", "models", llm_d_models=unfit).failed()
+    assert "Model swift stays on sglang" in message
+    assert "500" in message
+    assert (engines(kube), pool(kube)) == ({"sglang": 2}, "sglang")
+    load.unharmed()
+
+
+def test_an_engine_that_crashes_under_load_is_taken_back(ansible, kube, load) -> None:
+    # It gives the completion that it is tried with, and a few more.
+    unfit = models(**VLLM, env={"STAND_IN_CRASH_AFTER": 3})
+    message = ansible("stand-ins", "models", llm_d_models=unfit).failed()
+    assert "Model swift stays on sglang" in message
+    assert "139" in message
+    assert (engines(kube), pool(kube)) == ({"sglang": 2}, "sglang")
+    # What the pods were answering at that moment is lost with them, and nothing else.
+    failures = load.failures()
+    assert len(failures) <= 2 * len(TARGETS), told(failures, load.began)
+    back = load.records()[-len(TARGETS) :]
+    assert not [record for record in back if record.why], told(back, load.began)
+
+
+def test_a_node_is_drained_in_the_middle(ansible, kube, load, tmp_path) -> None:
+    wanted = {"llm_d_models": models(**VLLM)}
+    (node,) = json.loads(kube("get", "nodes", "-o", "json"))["items"]
+    name = node["metadata"]["name"]
+    kube("cordon", name)
+    try:
+        # New pods find no node; the old ones serve on.
+        play = Play(tmp_path, **wanted, rollout_timeout=60)
+        eventually(lambda: [pod for pod in pods(kube) if pod["status"]["phase"] == "Pending"], 60)
+    finally:
+        kube("uncordon", name)
+    play.kill_when(lambda: engines(kube).get("vllm", 0) == 2)
+    evicted = pods(kube)[0]["metadata"]["name"]
+    kube("delete", "pod", "-n", NAMESPACE, evicted, "--wait=false")
+    ansible("stand-ins", "models", **wanted).ok(changed=True)
+    assert (engines(kube), pool(kube)) == ({"vllm": 2}, "vllm")
+    ansible("stand-ins", "models", llm_d_models=models()).ok(changed=True)
+    load.unharmed()
+
+
+def pods(kube: Kube) -> list[dict]:
+    """Return the pods of the new engine."""
+    return [pod for pod in kube.pods(NAMESPACE, model="swift") if pod["metadata"]["labels"][ENGINE] == "vllm"]
