@@ -4,17 +4,24 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.llm_d.multi_engine.plugins import filter as filters
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import catalogue_files
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.objects import digest
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import TEXT, to_plain
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.resolve import resolve
+
+# Ansible forks for each task, and to find one filter it loads the others, too: here they are loaded once for all tasks.
+for _found in pkgutil.iter_modules(filters.__path__):
+    importlib.import_module(f"{filters.__name__}.{_found.name}")
 
 ARGUMENTS = {
     "settings": {"type": "dict", "required": True},
