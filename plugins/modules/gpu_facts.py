@@ -147,6 +147,7 @@ ansible_facts:
             programs: {description: Path and version of each containerd., type: list, elements: dict}
             config: {description: "Version, imports and disabled plugins of its configuration.", type: dict}
             distribution: {description: "Kubernetes that brings its own, V(k3s) or V(rke2).", type: str}
+        kubelet: {description: "Whether a kubelet has run here, so that the host is, or was, a node.", type: bool}
         cgroup_version: {description: 1 or 2., type: int}
         swap:
           description: Swap.

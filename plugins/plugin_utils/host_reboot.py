@@ -22,4 +22,6 @@ def reasons(facts: Mapping[str, Any]) -> list[str]:
     loaded, following = driver["loaded"], driver["next_kernel"]
     if following and loaded and following["version"] and following["version"] != loaded["version"]:
         told.append(f"driver {loaded['version']} is loaded, the next boot takes {following['version']}")
+    if following and not loaded and facts["gpus"]:
+        told.append(f"driver {following['version']} is installed and none is loaded")
     return told

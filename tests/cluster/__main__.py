@@ -11,7 +11,7 @@ from pathlib import Path
 
 import build
 import cluster
-from instance import API_ONLY, FULL
+from instance import API_ONLY, FULL, MOST_NODES
 from log import Log
 from shell import ClusterError
 
@@ -26,6 +26,13 @@ def parser() -> argparse.ArgumentParser:
     for command in (starts, stops, shows):
         command.add_argument("--api-only", action="store_true", help="the bare API server instead of the full cluster")
     loads = commands.add_parser("load-image", help="import image archives into the full cluster")
+    starts.add_argument(
+        "--nodes",
+        type=int,
+        choices=range(1, MOST_NODES + 1),
+        help="how many nodes of the full cluster there are to be; without it, those that there are",
+    )
+    loads.add_argument("--node", default="", metavar="NAME", help="a further node instead of the first one")
     loads.add_argument("tars", nargs="+", type=Path, metavar="TAR")
     builds = commands.add_parser("build", help="make everything in the cache, start nothing")
     builds.add_argument("--only", nargs="+", metavar="NAME", help="these of: " + ", ".join(build.components()))
@@ -38,11 +45,11 @@ def run(arguments: argparse.Namespace, log: Log) -> int:
     """Carry out the command; returns the exit status."""
     instance = API_ONLY if getattr(arguments, "api_only", False) else FULL
     if arguments.command == "up":
-        cluster.up(instance, log, sglang=not arguments.without_sglang)
+        cluster.up(instance, log, sglang=not arguments.without_sglang, nodes=arguments.nodes)
     elif arguments.command == "down":
         cluster.down(instance, log)
     elif arguments.command == "load-image":
-        cluster.load_images(instance, arguments.tars, log)
+        cluster.load_images(instance, arguments.tars, log, arguments.node)
     elif arguments.command == "build" and arguments.only:
         build.build(arguments.only, log)
     elif arguments.command == "build":

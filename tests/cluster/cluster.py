@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import string
 import time
-from datetime import datetime
 from pathlib import Path
 
 import build
@@ -17,6 +15,7 @@ import containers
 import control_plane
 import debian
 import files
+import further
 import health
 import host
 import node as node_daemons
@@ -25,13 +24,11 @@ from daemon import Daemon, Supervisor
 from instance import CLUSTER_DOMAIN, DNS_SERVICE_IP, Instance
 from log import Log
 from paths import HERE, binary, cache_dir, versions
-from shell import ClusterError, output, succeeds
+from shell import ClusterError, succeeds
+from waiting import READY_SECONDS, kubectl, start, wait_for_node
 
 REAL_SGLANG = "sglang"
 """The image that takes much longer to build and to load than all others together."""
-
-READY_SECONDS = 120
-"""Seconds the node, and then the cluster's DNS, may take to become ready."""
 
 
 def need_root() -> None:
@@ -61,12 +58,15 @@ def _build_images(log: Log, sglang: bool) -> list[Path]:
     return images.build_images(names, cache_dir(), versions(), log)
 
 
-def up(instance: Instance, log: Log, *, sglang: bool = True) -> None:
+def up(instance: Instance, log: Log, *, sglang: bool = True, nodes: int | None = None) -> None:
     """Build what is missing, start what does not run, wait until all is ready.
 
     `sglang` says whether the image of the real SGLang is built and loaded too (full cluster only).
+    `nodes` is how many nodes there are to be; None leaves those that there are.
     """
     need_root()
+    if nodes and not instance.node:
+        raise ClusterError("a bare API server has no nodes: --nodes is for the full cluster")
     with cache.lock(f"instance-{instance.name}"):
         supervisor = Supervisor(instance.state)
         _check_ports(instance, supervisor)
@@ -78,10 +78,11 @@ def up(instance: Instance, log: Log, *, sglang: bool = True) -> None:
             with log.step("bridge and kernel parameters"):
                 host.prepare(instance, instance.node)
         for daemon in _daemons(instance):
-            _start(instance, supervisor, daemon, log)
+            start(instance, supervisor, daemon, log)
         _wait_for_service_account(instance, log)
         if instance.node:
             _fill(instance, log, sglang)
+            further.resize(instance, nodes, log)
         log.info(f"kubeconfig: {instance.kubeconfig}")
 
 
@@ -118,20 +119,6 @@ def _daemons(instance: Instance) -> list[Daemon]:
     return [*control_plane.daemons(instance), *node]
 
 
-def _start(instance: Instance, supervisor: Supervisor, daemon: Daemon, log: Log) -> None:
-    with log.step(f"start {daemon.name} {daemon.version}") as step:
-        already = supervisor.start(daemon)
-        health.wait(instance, supervisor, daemon)
-        record = supervisor.record(daemon.name)
-        detail = f"pid {record.pid}" if record else ""
-        step.cached(detail) if already else step.note(detail)
-
-
-def kubectl(instance: Instance, *arguments: str, stdin: str | None = None) -> str:
-    """Run kubectl as the administrator and return what it prints; raises ClusterError when it fails."""
-    return output([binary("kubectl", "kubectl"), f"--kubeconfig={instance.kubeconfig}", *arguments], stdin=stdin)
-
-
 def _wait_for_service_account(instance: Instance, log: Log) -> None:
     """Wait for the default service account: until it is there, no pod can be made in the default namespace."""
     argv = [binary("kubectl", "kubectl"), f"--kubeconfig={instance.kubeconfig}", "get", "serviceaccount", "default"]
@@ -153,33 +140,11 @@ def _fill(instance: Instance, log: Log, sglang: bool) -> None:
     model.install_model(instance.state, cache_dir(), log)
     assert instance.node
     with log.step(f"node {instance.node.name} Ready"):
-        _wait_for_node(instance, instance.node.name)
+        wait_for_node(instance, instance.node.name)
     with log.step("DNS") as step:
         step.note(kubectl(instance, "apply", "--server-side", "-f", "-", stdin=dns_manifest(instance)).splitlines()[-1])
         kubectl(instance, "-n", "kube-system", "rollout", "status", "deployment/coredns", f"--timeout={READY_SECONDS}s")
         _wait_for_dns()
-
-
-def _wait_for_node(instance: Instance, name: str) -> None:
-    """Wait until the node is ready and its present kubelet, not one before a restart, has said so."""
-    deadline = time.monotonic() + READY_SECONDS
-    supervisor = Supervisor(instance.state)
-    while not _node_is_ready(instance, name, supervisor.started("kubelet")):
-        if time.monotonic() > deadline:
-            raise supervisor.failure("kubelet", f"has not made the node ready in {READY_SECONDS} s")
-        time.sleep(0.2)
-
-
-def _node_is_ready(instance: Instance, name: str, since: float) -> bool:
-    """Whether the node is ready and its lease was renewed after `since` (seconds since the epoch)."""
-    try:
-        node = json.loads(kubectl(instance, "get", "node", name, "-o", "json"))
-        lease = json.loads(kubectl(instance, "-n", "kube-node-lease", "get", "lease", name, "-o", "json"))
-    except ClusterError:  # not registered yet
-        return False
-    renewed = datetime.fromisoformat(lease["spec"]["renewTime"].replace("Z", "+00:00"))
-    ready = any(item["type"] == "Ready" and item["status"] == "True" for item in node["status"]["conditions"])
-    return ready and renewed.timestamp() > since
 
 
 def _wait_for_dns() -> None:
@@ -211,6 +176,8 @@ def down(instance: Instance, log: Log) -> None:
     """End every process of the instance and undo all it changed; the cache stays. Works half-way through too."""
     need_root()
     with cache.lock(f"instance-{instance.name}"):
+        for joined in further.existing(instance):
+            further.remove(joined, log)
         supervisor = Supervisor(instance.state)
         with log.step(f"stop {instance.name}") as step:
             running = [name for name in supervisor.names() if supervisor.record(name)]
@@ -241,6 +208,14 @@ def status(instance: Instance) -> bool:
         well = record is not None and health.is_healthy(instance, name)
         healthy = healthy and well
         rows.append((name, str(record.pid) if record else "-", version, "yes" if well else "NO"))
+    for joined in further.existing(instance):
+        for name in ("containerd", "kubelet"):
+            record = Supervisor(joined.state).record(name)
+            well = record is not None and health.is_healthy(joined, name)
+            healthy = healthy and well
+            rows.append(
+                (f"{name} of {joined.state.name}", str(record.pid) if record else "-", "", "yes" if well else "NO")
+            )
     print(_table(rows))
     if instance.node:
         healthy = _node_status(instance) and healthy
@@ -286,9 +261,17 @@ def _table(rows: list[tuple[str, ...]]) -> str:
     )
 
 
-def load_images(instance: Instance, tars: list[Path], log: Log) -> None:
-    """Import image archives into the running cluster; raises ClusterError when it does not run."""
+def load_images(instance: Instance, tars: list[Path], log: Log, node: str = "") -> None:
+    """Import image archives into a node of the running cluster, the first one by default.
+
+    Raises ClusterError when it does not run.
+    """
     need_root()
+    if node and instance.node and node != instance.node.name:
+        found = {joined.state.name: joined for joined in further.existing(instance)}
+        if node not in found:
+            raise ClusterError(f"no node {node}; there are: {', '.join([instance.node.name, *found])}")
+        instance = found[node]
     if not containers.responds(instance):
         raise ClusterError(f"{instance.name} does not run; start it with: python tests/cluster up")
     containers.load(instance, tars, log)

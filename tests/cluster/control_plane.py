@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import files
 from daemon import Daemon
 from debian import installed_version
 from instance import (
@@ -40,6 +41,20 @@ def write_credentials(instance: Instance) -> None:
     for user in components:
         instance.pki.kubeconfig(instance.config / f"{user.file}.kubeconfig", user, instance.server, instance.name)
     instance.pki.kubeconfig(instance.kubeconfig, ADMIN, instance.server, instance.name)
+
+
+def write_node_credentials(cluster: Instance, joined: Instance) -> None:
+    """Write what a further node of `cluster` needs, in its own directory: the API server restarts when its own grows."""
+    assert joined.node
+    joined.pki.directory.mkdir(parents=True, exist_ok=True)
+    for source in (cluster.pki.ca, cluster.pki.front_proxy_ca, cluster.pki.service_account_key):
+        for path in {source, source.with_suffix(".key")}:
+            files.copy(path, joined.pki.directory / path.name)
+    node = joined.node
+    joined.pki.make([ADMIN, node.user], {f"kubelet-{node.name}-server": [f"IP:{node.address}", f"DNS:{node.name}"]})
+    kubeconfig = joined.config / f"{node.user.file}.kubeconfig"
+    joined.pki.kubeconfig(kubeconfig, node.user, cluster.server, cluster.name)
+    joined.pki.kubeconfig(joined.kubeconfig, ADMIN, cluster.server, cluster.name)
 
 
 def daemons(instance: Instance) -> list[Daemon]:

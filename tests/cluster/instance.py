@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pki import Pki, User
@@ -14,6 +14,12 @@ CLUSTER_DOMAIN = "cluster.local"
 
 CLUSTER_CIDR = "10.244.0.0/16"
 """All pods; each node has a /24 of it, the first one 10.244.0.0/24."""
+
+MOST_NODES = 4
+"""Nodes that one machine may have."""
+
+FURTHER_NODE_TAINT = "multi-engine.llm-d.ai/further-node"
+"""Keeps pods that do not tolerate it (effect NoSchedule) from all nodes but the first."""
 
 ADMIN = User("admin", "kubernetes-admin", "system:masters")
 API_SERVER_ETCD_CLIENT = User("etcd-client", "kube-apiserver", "llm-d-embedded")
@@ -29,6 +35,7 @@ class Node:
 
     Its address sits on the bridge, not on the machine's network card: so it is there without a network, stays the
     same when the machine's address changes, and a second node of the same machine can have another one.
+    Where there is a `taint`, only pods that tolerate it come here.
     """
 
     name: str = "embedded-0"
@@ -40,6 +47,7 @@ class Node:
     kubelet_health_port: int = 10248
     proxy_health_port: int = 10256
     proxy_metrics_port: int = 10249
+    taint: str = ""
 
     @property
     def user(self) -> User:
@@ -49,7 +57,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Instance:
-    """One cluster. `node` is None for one that is only an API."""
+    """One cluster. `node` is None for one that is only an API.
+
+    One that has `joined` another is a further node of it: a containerd and a kubelet, and nothing else.
+    """
 
     name: str
     state: Path
@@ -59,6 +70,7 @@ class Instance:
     controller_port: int
     scheduler_port: int
     node: Node | None = None
+    joined: bool = False
 
     @property
     def pki(self) -> Pki:
@@ -92,6 +104,8 @@ class Instance:
 
     def ports(self) -> dict[int, str]:
         """Every TCP port that it listens on, and the daemon that does."""
+        if self.node and self.joined:
+            return {self.node.kubelet_port: "kubelet", self.node.kubelet_health_port: "kubelet"}
         ports = {
             self.etcd_port: "etcd",
             self.etcd_peer_port: "etcd",
@@ -107,6 +121,29 @@ class Instance:
                 self.node.proxy_metrics_port: "kube-proxy",
             }
         return ports
+
+    @property
+    def further_nodes(self) -> Path:
+        """Where its further nodes have their state, a directory each."""
+        return self.state / "nodes"
+
+    def further_node(self, number: int) -> Instance:
+        """A further node on the same machine: a real one, with a bridge and a subnet of its own.
+
+        Everybody else's pods stay away from it: it has few images, and comes and goes with a test.
+        """
+        node = Node(
+            name=f"embedded-{number}",
+            address=f"10.243.0.{number + 1}",
+            bridge=f"llmd{number}",
+            gateway=f"10.244.{number}.1",
+            subnet=f"10.244.{number}.0/24",
+            kubelet_port=10260 + 10 * number,
+            kubelet_health_port=10261 + 10 * number,
+            taint=FURTHER_NODE_TAINT,
+        )
+        state = self.further_nodes / node.name
+        return replace(self, name=f"{self.name}-{number}", state=state, node=node, joined=True)
 
     @property
     def tasks(self) -> Path:

@@ -52,7 +52,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 
 def daemons(instance: Instance, node: Node) -> list[Daemon]:
     """The node's processes in the order in which they start; writes their configuration files first."""
-    return [_containerd(instance, node), _kubelet(instance, node), _proxy(instance, node)]
+    started = [_containerd(instance, node), _kubelet(instance, node)]
+    # One serves the whole machine, whose rules it writes.
+    return started if instance.joined else [*started, _proxy(instance, node)]
 
 
 def _containerd(instance: Instance, node: Node) -> Daemon:
@@ -154,6 +156,7 @@ def _kubelet_config(instance: Instance, node: Node) -> dict:
         "imageGCLowThresholdPercent": 99,
         "imageMinimumGCAge": "168h",
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        **({"registerWithTaints": [{"key": node.taint, "effect": "NoSchedule"}]} if node.taint else {}),
     }
 
 

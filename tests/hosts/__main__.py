@@ -1,7 +1,10 @@
-"""A made-up GPU host: Debian with systemd in podman, GPUs in its sysfs, NVIDIA's packages as stand-ins.
+"""Made-up GPU hosts: Debian with systemd in podman, GPUs in their sysfs, NVIDIA's packages as stand-ins.
 
-python tests/hosts up      make what is missing and start it
-python tests/hosts down    remove it; keeps the cache
+python tests/hosts up      make what is missing and start them
+python tests/hosts down    remove them; keeps the cache
+
+gpu-1 has NVSwitches, gpu-2 and gpu-3 have not. A reboot ends and starts again all that a host runs; its kernel is the
+machine's and goes on, so a unit does what the kernel would do at boot: it shows the installed driver as the loaded one.
 """
 
 from __future__ import annotations
@@ -22,7 +25,6 @@ from log import Log, Step  # isort: skip
 from paths import cache_dir  # isort: skip
 from shell import ClusterError, logged, output, succeeds  # isort: skip
 
-NAME = "gpu-1"
 RELEASE = "bookworm"
 BOOT_DEADLINE = 60
 # What a host of a test needs that NVIDIA's packages do not bring.
@@ -48,13 +50,10 @@ COMMAND = (
     "--customize-hook=rm -rf $1/etc/apt/sources.list $1/etc/apt/sources.list.d/* $1/var/lib/apt/lists/* $1/var/cache/apt/*",
     RELEASE,
 )
-# Vendor, device and class: two H100 and two NVSwitches.
-DEVICES = {
-    "0000:1b:00.0": ("0x10de", "0x2330", "0x030200"),
-    "0000:43:00.0": ("0x10de", "0x2330", "0x030200"),
-    "0000:05:00.0": ("0x10de", "0x22a3", "0x068000"),
-    "0000:06:00.0": ("0x10de", "0x22a3", "0x068000"),
-}
+# Vendor, device and class: two H100, and two NVSwitches.
+GPUS = dict.fromkeys(("0000:1b:00.0", "0000:43:00.0"), ("0x10de", "0x2330", "0x030200"))
+NVSWITCHES = dict.fromkeys(("0000:05:00.0", "0000:06:00.0"), ("0x10de", "0x22a3", "0x068000"))
+HOSTS = {"gpu-1": {**GPUS, **NVSWITCHES}, "gpu-2": GPUS, "gpu-3": GPUS}
 
 
 def podman(*arguments: str | Path) -> list[str | Path]:
@@ -78,9 +77,26 @@ def root_archive(step: Step) -> Path:
     return path
 
 
-def made_up(folder: Path) -> list[str]:
-    """Write what the host sees instead of the machine's own; returns podman's options for it."""
-    for address, values in DEVICES.items():
+# Stands in for the kernel: a module that it refuses (Secure Boot, say) is not loaded. The module's own words are kept.
+LOAD_DRIVER = """#!/bin/sh
+module=/lib/modules/$(uname -r)/updates/dkms/nvidia.ko
+[ -e $module ] && [ ! -e /etc/made-up/refuse-driver ] || exit 0
+version=$(tr '\\0' '\\n' < $module | sed -n 's/^version=//p')
+mkdir -p /run/made-up/nvidia
+echo "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  $version  Release Build  (made up)" > /run/made-up/nvidia/version
+mount --bind /run/made-up /proc/driver
+"""
+UNITS = {
+    "load-driver.service": "[Unit]\nBefore=nvidia-persistenced.service nvidia-fabricmanager.service\n"
+    "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/local/sbin/load-driver\n",
+    "multi-user.target.d/10-test.conf": "[Unit]\nWants=load-driver.service\nAfter=load-driver.service\n",
+    "containerd.service.d/10-test.conf": CONTAINERD_UNIT,
+}
+
+
+def made_up(folder: Path, devices: dict[str, tuple[str, str, str]]) -> list[str]:
+    """Write what a host sees instead of the machine's own; returns podman's options for it."""
+    for address, values in devices.items():
         device = folder / "devices" / address
         device.mkdir(parents=True, exist_ok=True)
         for name, value in zip(("vendor", "device", "class"), values, strict=True):
@@ -88,18 +104,24 @@ def made_up(folder: Path) -> list[str]:
     modules = folder / "modules" / repository.KERNEL
     modules.mkdir(parents=True, exist_ok=True)
     (modules / "modules.dep").write_text("updates/dkms/nvidia.ko:\n", encoding="ascii")
-    (folder / "containerd.conf").write_text(CONTAINERD_UNIT, encoding="ascii")
+    script = folder / "load-driver"
+    script.write_text(LOAD_DRIVER, encoding="ascii")
+    script.chmod(0o755)
     mounts = {
         folder / "devices": "/sys/bus/pci/devices:ro",
         folder / "modules": "/lib/modules",
-        folder / "containerd.conf": "/etc/systemd/system/containerd.service.d/10-test.conf:ro",
-        places.REPOSITORY: "/srv/nvidia",
+        script: "/usr/local/sbin/load-driver:ro",
+        places.REPOSITORY: "/srv/nvidia:ro",
     }
+    for name, content in UNITS.items():
+        unit = folder / name.replace("/", "-")
+        unit.write_text(content, encoding="ascii")
+        mounts[unit] = f"/etc/systemd/system/{name}:ro"
     return [word for source, target in mounts.items() for word in ("--volume", f"{source}:{target}")]
 
 
 def up(log: Log) -> None:
-    """Start the host anew."""
+    """Start the hosts anew."""
     debian.install(log, places.HERE)
     down(log)
     places.STATE.mkdir(parents=True, exist_ok=True)
@@ -110,33 +132,37 @@ def up(log: Log) -> None:
     with log.step("Debian with systemd") as step:
         archive = root_archive(step)
     environment = {"CONTAINERS_CONF": str(places.STATE / "containers.conf")}
-    with log.step("start the host"):
+    with log.step(f"start {', '.join(HOSTS)}"):
         image = f"localhost/llm-d/gpu-host:{archive.stem}"
         output(podman("import", archive, image), env=environment)
-        options = ["--detach", "--name", NAME, "--hostname", NAME, "--privileged", "--systemd=always", "--network=none"]
-        volumes = made_up(places.STATE / "made-up")
-        output(podman("run", *options, *volumes, image, "/lib/systemd/systemd"), env=environment)
-        _wait(environment)
+        # What ends by itself is started again: that is a reboot.
+        options = ["--detach", "--restart=always", "--privileged", "--systemd=always", "--network=none"]
+        for name, devices in HOSTS.items():
+            volumes = made_up(places.STATE / "made-up" / name, devices)
+            names = ["--name", name, "--hostname", name]
+            output(podman("run", *options, *names, *volumes, image, "/lib/systemd/systemd"), env=environment)
+        for name in HOSTS:
+            _wait(name, environment)
 
 
-def _wait(environment: dict[str, str]) -> None:
+def _wait(name: str, environment: dict[str, str]) -> None:
     deadline = time.monotonic() + BOOT_DEADLINE
-    running = podman("exec", NAME, "systemctl", "is-system-running")
+    running = podman("exec", name, "systemctl", "is-system-running")
     while time.monotonic() < deadline:
         if succeeds(running):
             return
         time.sleep(0.5)
-    failed = output(podman("exec", NAME, "systemctl", "--failed", "--plain", "--no-legend"), env=environment)
-    raise ClusterError(f"{NAME} did not start within {BOOT_DEADLINE} s; failed units:\n{failed}")
+    failed = output(podman("exec", name, "systemctl", "--failed", "--plain", "--no-legend"), env=environment)
+    raise ClusterError(f"{name} did not start within {BOOT_DEADLINE} s; failed units:\n{failed}")
 
 
 def down(log: Log) -> None:
-    """Remove the host and everything but the cache."""
+    """Remove the hosts and everything but the cache."""
     if not places.STATE.exists():
         return
-    with log.step("remove the host"):
+    with log.step("remove the hosts"):
         if shutil.which("podman"):
-            succeeds(podman("rm", "--force", "--time", "0", NAME))
+            succeeds(podman("rm", "--force", "--time", "0", *HOSTS))
             succeeds(podman("rmi", "--all", "--force"))
         shutil.rmtree(places.STATE, ignore_errors=True)
 

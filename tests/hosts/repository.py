@@ -19,6 +19,31 @@ KERNEL = os.uname().release
 UNIT = "[Unit]\nDescription={0}\n[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
 # As upstream's: it can only be installed once the branch is pinned.
 PINNED = "#!/bin/sh\n[ -e /etc/apt/preferences.d/nvidia-driver-pinning ] || { echo 'the branch is not pinned' >&2; exit 1; }\n"
+# Starts only with the driver of its own version, to the last digit, as upstream's.
+FABRIC_MANAGER = UNIT.format("Fabric Manager").replace(
+    "[Service]\n", "[Service]\nExecStartPre=/bin/grep -q '  {0}  ' /proc/driver/nvidia/version\n"
+)
+# As upstream's, in so far as anybody reads it: the library has to be of the loaded module's version.
+NVIDIA_SMI = """#!/bin/sh
+loaded=$(sed -n 's/^NVRM version:.* \\([0-9.]*\\)  Release.*/\\1/p' /proc/driver/nvidia/version 2>/dev/null)
+if [ -z "$loaded" ]; then
+  echo "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running."
+  exit 9
+elif [ "$loaded" != {0} ]; then
+  echo "Failed to initialize NVML: Driver/library version mismatch"
+  exit 18
+fi
+fabric=N/A status=N/A
+if grep -qs 0x068000 /sys/bus/pci/devices/*/class; then
+  fabric="In Progress"
+  systemctl --quiet is-active nvidia-fabricmanager && fabric=Completed status=Success
+fi
+echo "<nvidia_smi_log><driver_version>$loaded</driver_version>"
+for device in $(grep -ls 0x030200 /sys/bus/pci/devices/*/class); do
+  echo "<gpu id=\\"$(basename $(dirname $device))\\"><fabric><state>$fabric</state><status>$status</status></fabric></gpu>"
+done
+echo "</nvidia_smi_log>"
+"""
 MODULE = "\x7fELF\0license=Dual MIT/GPL\0version={}\0"
 
 
@@ -45,7 +70,7 @@ def packages() -> list[Package]:
         found += _driver(version)
         # 595.99.01 is a driver whose Fabric Manager nobody has published.
         if version != "595.99.01":
-            unit = {"/lib/systemd/system/nvidia-fabricmanager.service": UNIT.format("Fabric Manager")}
+            unit = {"/lib/systemd/system/nvidia-fabricmanager.service": FABRIC_MANAGER.replace("{0}", version)}
             found.append(Package("nvidia-fabricmanager", f"{version}-1", files=unit))
     for name in ("libnvidia-container1", "libnvidia-container-tools", "nvidia-container-toolkit-base"):
         found.append(Package(name, "1.20.0-1"))
@@ -63,9 +88,13 @@ def packages() -> list[Package]:
 def _driver(version: str) -> list[Package]:
     unit = {"/lib/systemd/system/nvidia-persistenced.service": UNIT.format("Persistence")}
     module = {f"/lib/modules/{KERNEL}/updates/dkms/nvidia.ko": MODULE.format(version)}
+    library = {
+        f"/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.{version}": "",
+        "/usr/bin/nvidia-smi": NVIDIA_SMI.replace("{0}", version),
+    }
     return [
         Package("nvidia-persistenced", f"{version}-1", files=unit),
-        Package("nvidia-driver-cuda", f"{version}-1", f"nvidia-persistenced (= {version}-1)", preinst=PINNED),
+        Package("nvidia-driver-cuda", f"{version}-1", f"nvidia-persistenced (= {version}-1)", library, PINNED),
         Package("nvidia-kernel-open-dkms", f"{version}-1", f"linux-headers-{KERNEL}", module, PINNED),
     ]
 

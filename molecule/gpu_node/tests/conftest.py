@@ -1,4 +1,4 @@
-"""Playbooks run against the made-up host, and what is on it before and after."""
+"""Playbooks run against made-up hosts, and what is on them before and after."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Run:
     """What a run of ansible-playbook ended with.
 
     :ivar changed: names of changed tasks.
+    :ivar hosts: per host the names of its changed tasks.
     :ivar message: what failed, as the user reads it.
     """
 
@@ -38,6 +39,7 @@ class Run:
     output: str
     changed: list[str]
     message: str
+    hosts: dict[str, list[str]]
 
     def ok(self) -> Run:
         assert self.rc == 0, self.message or self.output[-5000:]
@@ -45,18 +47,21 @@ class Run:
 
 
 class GpuHost:
-    """The made-up host."""
+    """A made-up host."""
+
+    def __init__(self, name: str = "gpu-1") -> None:
+        self.name = name
 
     def run(self, command: str) -> str:
         """Return what a shell command prints; it has to succeed."""
         done = subprocess.run(
-            [*PODMAN, "exec", "gpu-1", "sh", "-c", command], check=False, capture_output=True, text=True
+            [*PODMAN, "exec", self.name, "sh", "-c", command], check=False, capture_output=True, text=True
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def write(self, path: str, content: str) -> None:
-        command = [*PODMAN, "exec", "-i", "gpu-1", "sh", "-c", f"cat > {path}"]
+        command = [*PODMAN, "exec", "-i", self.name, "sh", "-c", f"cat > {path}"]
         subprocess.run(command, check=True, input=content, text=True)
 
     def state(self) -> str:
@@ -72,10 +77,16 @@ class GpuHost:
         lines = self.run("dpkg-query -W -f '${Package} ${Version}\\n' '*nvidia*'").splitlines()
         return dict(line.split() for line in lines if len(line.split()) == 2)
 
-    def playbook(self, *options: str, **variables: object) -> Run:
-        """Run the playbook gpu_nodes with ``variables`` on top of the inventory."""
+    def playbook(self, *options: str, limit: str = "", **variables: object) -> Run:
+        """Run the playbook gpu_nodes on the host, or on ``limit``, with ``variables`` on top of the inventory."""
         words = [str(BIN / "ansible-playbook"), "-i", str(ROOT / "molecule/gpu_node/inventory/hosts.yml"), *options]
-        words += ["-e", json.dumps(variables), "llm_d.multi_engine.gpu_nodes"]
+        words += [
+            "--limit",
+            f"localhost,{limit or self.name}",
+            "-e",
+            json.dumps(variables),
+            "llm_d.multi_engine.gpu_nodes",
+        ]
         environment = {
             **os.environ,
             "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -86,13 +97,15 @@ class GpuHost:
         done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment, cwd=ROOT)
         reports = [line for line in done.stdout.splitlines() if line.startswith("{")]
         assert reports, done.stdout + done.stderr
-        changed, failed = [], []
+        changed, failed = {}, []
         for play in json.loads(reports[-1])["plays"]:
             for task in play["tasks"]:
-                for result in task["hosts"].values():
-                    changed += [task["task"]["name"]] if result.get("changed") else []
+                for host, result in task["hosts"].items():
+                    name = task["task"]["name"].rpartition(" : ")[2]
+                    changed.setdefault(host, []).extend([name] if result.get("changed") else [])
                     failed += [str(result.get("msg", result))] if result.get("failed") else []
-        return Run(done.returncode, done.stdout + done.stderr, changed, "\n".join(failed))
+        every = [name for names in changed.values() for name in names]
+        return Run(done.returncode, done.stdout + done.stderr, every, "\n".join(failed), changed)
 
 
 @pytest.fixture(scope="session")

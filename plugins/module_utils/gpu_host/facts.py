@@ -36,6 +36,8 @@ def collect(tree: Tree, image_root: str, kubelet_root: str, machine: str | None 
         "nics": networks,
         "driver": driver.driver(tree, kernels["running"], kernels["next"]),
         "containerd": runtime.containerd(tree),
+        # Every kubelet makes this folder when it starts for the first time.
+        "kubelet": tree.exists(f"{kubelet_root}/pods"),
         "cgroup_version": runtime.cgroup_version(tree),
         "swap": runtime.swap(tree),
         "memlock": runtime.memlock(tree),
