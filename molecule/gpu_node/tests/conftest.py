@@ -47,6 +47,8 @@ class Run:
 class GpuHost:
     """The made-up host."""
 
+    ROOT = ROOT
+
     def run(self, command: str) -> str:
         """Return what a shell command prints; it has to succeed."""
         done = subprocess.run(
@@ -72,10 +74,10 @@ class GpuHost:
         lines = self.run("dpkg-query -W -f '${Package} ${Version}\\n' '*nvidia*'").splitlines()
         return dict(line.split() for line in lines if len(line.split()) == 2)
 
-    def playbook(self, *options: str, **variables: object) -> Run:
-        """Run the playbook gpu_nodes with ``variables`` on top of the inventory."""
+    def playbook(self, *options: str, playbook: str = "llm_d.multi_engine.gpu_nodes", **variables: object) -> Run:
+        """Run a playbook with ``variables`` on top of the inventory."""
         words = [str(BIN / "ansible-playbook"), "-i", str(ROOT / "molecule/gpu_node/inventory/hosts.yml"), *options]
-        words += ["-e", json.dumps(variables), "llm_d.multi_engine.gpu_nodes"]
+        words += ["-e", json.dumps(variables), playbook]
         environment = {
             **os.environ,
             "PATH": f"{BIN}:{os.environ['PATH']}",
