@@ -229,6 +229,25 @@ class Cluster:
             missing_is_none=False,
         )
 
+    def patch(self, path: str, body: dict) -> dict | None:
+        """Merge ``body`` into what is at ``path`` and return that.
+
+        :raises Conflict: if it is no more what the ``resourceVersion`` in ``body`` says.
+        """
+        return self._call(
+            "patch",
+            lambda: self._client.client.request(
+                "patch",
+                path,
+                body=body,
+                query_params=[("fieldManager", FIELD_MANAGER)],
+                content_type="application/merge-patch+json",
+                serialize=False,
+                _request_timeout=TIMEOUTS,
+            ),
+            missing_is_none=False,
+        )
+
     def served(self, group: str, kind: str) -> str | None:
         """Return the apiVersion that the API server prefers for ``kind``, or None when it has no such kind."""
         if not group:

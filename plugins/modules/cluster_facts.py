@@ -32,6 +32,16 @@ options:
       group: {description: API group; empty for the core one., type: str, default: ""}
       resource: {description: Resource in the plural., type: str, required: true}
       namespace: {description: Namespace; empty for the whole cluster., type: str, default: ""}
+  releases:
+    description: Names of Helm releases to tell the deployed revisions of.
+    type: list
+    elements: str
+    default: [istio-base, istiod]
+  marks:
+    description: ConfigMaps by which this collection tells what it installed, each as C(NAMESPACE/NAME).
+    type: list
+    elements: str
+    default: []
   stack:
     description:
       - RV(llm_d.multi_engine.resolve#module:text), the stack that the cluster is to run.
@@ -99,7 +109,12 @@ cluster:
       type: list
       elements: dict
     helm_revisions:
-      description: Namespace and name of Istio's Helm releases to the revision that is deployed.
+      description: Namespace and name of the Helm releases O(releases) to the revision that is deployed.
+      type: dict
+    marks:
+      description: >-
+        Those of O(marks) that exist, with the stack that made them and what it noted down. The stack of one that
+        somebody else made is null.
       type: dict
     serving:
       description: >-
@@ -146,10 +161,11 @@ ARGUMENTS = {
             "namespace": {"type": "str", "default": ""},
         },
     },
+    "releases": {"type": "list", "elements": "str", "default": ["istio-base", "istiod"]},
+    "marks": {"type": "list", "elements": "str", "default": []},
 }
 #: Present in every namespace where this collection manages an Istio control plane.
 ISTIO_MARK = "llm-d-multi-engine-istio"
-ISTIO_RELEASES = ("istio-base", "istiod")
 
 
 def main() -> None:
@@ -170,7 +186,8 @@ def facts(cluster: Cluster, params: dict) -> dict:
         "nodes": nodes(cluster),
         "istio": istio(cluster),
         "pickers": pickers(cluster, params["namespace"]),
-        "helm_revisions": helm_revisions(cluster),
+        "helm_revisions": helm_revisions(cluster, params["releases"]),
+        "marks": marks(cluster, params["marks"]),
         "serving": serving.read(cluster, params["serving_of"], params["namespace"]) if params["serving_of"] else None,
         "denied": denied(cluster, params["permissions"]),
     }
@@ -249,18 +266,14 @@ def istio(cluster: Cluster) -> list[dict] | None:
 def control_plane(cluster: Cluster, deployment: dict) -> dict:
     """Return what concerns inference of one istiod."""
     metadata, container = deployment["metadata"], deployment["spec"]["template"]["spec"]["containers"][0]
-    mark = permitted(cluster, f"/api/v1/namespaces/{metadata['namespace']}/configmaps/{ISTIO_MARK}")
-    labels = (mark or {}).get("metadata", {}).get("labels") or {}
-    owner = labels.get(MANAGED_BY_LABEL)
+    mark = mark_of(cluster, metadata["namespace"], ISTIO_MARK) or {"ours": False, "stack": None, "note": {}}
     return {
         "name": metadata["name"],
         "namespace": metadata["namespace"],
         "version": version_of(metadata, container["image"]),
         "labels": metadata.get("labels", {}),
         "env": {entry["name"]: entry.get("value", "") for entry in container.get("env", [])},
-        "ours": owner == MANAGED_BY,
-        "stack": labels.get(STACK_LABEL),
-        "note": (mark or {}).get("data") or {},
+        **mark,
     }
 
 
@@ -281,15 +294,31 @@ def pickers(cluster: Cluster, namespace: str) -> list[dict] | None:
     ]
 
 
+def marks(cluster: Cluster, places: list[str]) -> dict[str, dict]:
+    """Return which of the ConfigMaps ``places`` (namespace and name) exist, and what they say."""
+    found = {place: mark_of(cluster, *place.split("/")) for place in places}
+    return {place: {key: mark[key] for key in ("stack", "note")} for place, mark in found.items() if mark}
+
+
+def mark_of(cluster: Cluster, namespace: str, name: str) -> dict | None:
+    """Return whether a mark is ours, the stack that made it, and what it noted down; None where there is none."""
+    mark = permitted(cluster, f"/api/v1/namespaces/{namespace}/configmaps/{name}")
+    if mark is None:
+        return None
+    labels = mark["metadata"].get("labels") or {}
+    ours = labels.get(MANAGED_BY_LABEL) == MANAGED_BY
+    return {"ours": ours, "stack": labels.get(STACK_LABEL) if ours else None, "note": mark.get("data") or {}}
+
+
 def version_of(metadata: dict, image: str) -> str:
     """Return what a control plane says of its version; an image may be named by its digest."""
     labels = metadata.get("labels") or {}
     return labels.get("app.kubernetes.io/version") or image.partition("@")[0].rpartition(":")[2]
 
 
-def helm_revisions(cluster: Cluster) -> dict | None:
-    """Return the deployed revision of each Helm release of Istio, from the labels of its record."""
-    selector = f"owner=helm,status=deployed,name in ({', '.join(ISTIO_RELEASES)})"
+def helm_revisions(cluster: Cluster, names: list[str]) -> dict | None:
+    """Return the deployed revision of each Helm release of ``names``, from the labels of its record."""
+    selector = f"owner=helm,status=deployed,name in ({', '.join(names)})"
     answer = permitted(cluster, "/api/v1/secrets", accept=METADATA_ONLY, labelSelector=selector)
     if answer is None:
         return None

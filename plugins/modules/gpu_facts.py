@@ -62,6 +62,7 @@ ansible_facts:
             version: {description: Such as V(24.04)., type: str}
             name: {description: For people., type: str}
         machine: {description: Architecture of the processor., type: str, sample: x86_64}
+        tools: {description: "Whether programs are there without which a host cannot be changed (C(systemctl), C(modprobe)).", type: dict}
         kernel:
           description: Kernels.
           type: dict

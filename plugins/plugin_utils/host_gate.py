@@ -432,9 +432,21 @@ def _neighbours(facts: Facts, cards: Sequence[Mapping]) -> list[str]:
     return notes
 
 
+def _card_name(card: Mapping) -> str:
+    """Return the name of a GPU; one that MIG splits offers its instances instead of itself."""
+    return f"{card['name']} in {card['mig_instances']} MIG instances" if card["mig_instances"] else card["name"]
+
+
+def _runtime(facts: Facts) -> str:
+    """Return what runs containers, as far as it is there yet."""
+    found = facts["containerd"]
+    versions = [f"containerd {item['version'] or ''}".strip() for item in found["programs"]]
+    return listing(dict.fromkeys(filter(None, [found["distribution"], *versions]))) or "none"
+
+
 def _offers(facts: Facts, cards: Sequence[Mapping]) -> dict[str, Any]:
     """Return what a host has, in words that fit a table."""
-    names = [card["name"] for card in cards or facts["gpus"]]
+    names = [_card_name(card) for card in cards or facts["gpus"]]
     loaded = facts["driver"]["loaded"]
     free = facts["disks"]["images"]["free"]
     return {
@@ -444,6 +456,7 @@ def _offers(facts: Facts, cards: Sequence[Mapping]) -> dict[str, Any]:
         # Those that models get.
         "rdma_devices": [card["name"] for card in network_cards.beside_gpus(facts)],
         "driver": f"{loaded['version']} {loaded['flavour']}" if loaded else "none",
+        "runtime": _runtime(facts),
         "system": facts["os"]["name"] or "unknown",
         "kernel": facts["kernel"]["running"] or "unknown",
         "image_gib": None if free is None else free // _GIB,

@@ -38,7 +38,7 @@ def host_plan(facts: Facts, host: str, settings: Mapping, driver: Mapping, toolk
 
     :param settings: ``root``, ``memlock``, and ``driver`` and ``toolkit`` (None where it is not installed).
     """
-    findings = [*_settings(settings), *_vendors(facts, settings, host)]
+    findings = [*_settings(settings), *_tools(facts, host), *_vendors(facts, settings, host)]
     plans: dict[str, Any] = {"driver": None, "toolkit": None}
     if settings["driver"]:
         plans["driver"] = plan_driver(facts, settings["driver"], driver, host)
@@ -170,6 +170,22 @@ def format_of(facts: Facts, knowledge: Mapping) -> str | None:
     return found["format"] if found else None
 
 
+def plan_repository(
+    what: str, facts: Facts, settings: Mapping, knowledge: Mapping, host: str
+) -> tuple[str | None, dict[str, Any] | None, list[Finding]]:
+    """Return the format of a host's packages, its repository of the driver, and what is wrong with that.
+
+    :param settings: ``repository``, ``key`` and ``fingerprint``.
+    """
+    found = of_system(knowledge["repositories"], facts)
+    if not found:
+        return None, None, []
+    url = knowledge["url"].format(folder=found["folder"], machine=knowledge["machines"][facts["machine"]])
+    return found["format"], *repository_of(
+        what, found["format"], url, found["key"], found["fingerprint"], settings, host
+    )
+
+
 def _settings(settings: Mapping) -> list[Finding]:
     findings = []
     if settings["root"] != "/":
@@ -182,6 +198,15 @@ def _settings(settings: Mapping) -> list[Finding]:
         remedy = "Write infinity, a number of bytes (64G), or nothing to leave it."
         findings.append(Finding("memlock", "gpu_node_memlock", problem, remedy))
     return findings
+
+
+def _tools(facts: Facts, host: str) -> list[Finding]:
+    missing = [name for name, there in facts["tools"].items() if not there]
+    if not missing:
+        return []
+    problem = f"it has no {listing(missing)}."
+    remedy = "Only looking is possible (gpu_node_prepare: false), or install systemd and kmod."
+    return [Finding("tools", f"{host} (system)", problem, remedy)]
 
 
 def _vendors(facts: Facts, settings: Mapping, host: str) -> list[Finding]:

@@ -12,7 +12,7 @@ from .network_cards import named
 from .status_table import aligned
 
 Report = Mapping[str, Any]
-_HOSTS = ("HOST", "GPUS", "DRIVER", "NEEDED", "NVSWITCHES", "RDMA", "GIB FOR IMAGES", "RESULT")
+_HOSTS = ("HOST", "GPUS", "DRIVER", "NEEDED", "RUNTIME", "NVSWITCHES", "RDMA", "GIB FOR IMAGES", "RESULT")
 _MODELS = ("MODEL", "GPUS", "CUDA", "FITS ON", "IMAGE")
 
 
@@ -37,6 +37,7 @@ def _host(report: Report) -> tuple[str, ...]:
         offers["gpus"],
         offers["driver"],
         needs["driver"] or "-",
+        offers["runtime"],
         str(offers["nvswitches"] or "-"),
         _rdma(offers),
         f"{room}, needs {needs['space_gib']}",

@@ -23,14 +23,16 @@ def make_charts(log: Log) -> Path:
     """
     version = versions()
     istio, gaie, gateway = version["istio"], version["gaie"], version["gateway_api"]
+    plugin = version["device_plugin"]
     files = (
         f"charts/base-{istio}.tgz",
         f"charts/istiod-{istio}.tgz",
         f"charts/inferencepool-{gaie}.tgz",
+        f"charts/nvidia-device-plugin-{plugin}.tgz",
         f"manifests/gateway-api-{gateway}.yaml",
         f"manifests/gaie-{gaie}.yaml",
     )
-    directory = cache_dir() / f"artifacts-istio-{istio}-gaie-{gaie}-gateway-api-{gateway}"
+    directory = cache_dir() / f"artifacts-istio-{istio}-gaie-{gaie}-gateway-api-{gateway}-device-plugin-{plugin}"
     with log.step("charts and CRDs") as step:
         if cache.ensure(directory, f"{version['istio_module']} 1", files, _make):
             step.cached(str(directory))
@@ -42,6 +44,7 @@ def _make(directory: Path) -> None:
     (directory / "manifests").mkdir()
     _istio_charts(directory / "charts")
     _inference_pool_chart(directory / "charts")
+    _device_plugin_chart(directory / "charts")
     _gateway_api_manifest(directory / "manifests" / f"gateway-api-{versions()['gateway_api']}.yaml")
     _gaie_manifest(directory / "manifests" / f"gaie-{versions()['gaie']}.yaml")
 
@@ -71,6 +74,15 @@ def _inference_pool_chart(target: Path) -> None:
         # Upstream gives the chart the tag's name, with the letter; file names here go without it.
         _package(chart, f"v{version}", target)
         (target / f"inferencepool-v{version}.tgz").rename(target / f"inferencepool-{version}.tgz")
+
+
+def _device_plugin_chart(target: Path) -> None:
+    version = versions()["device_plugin"]
+    source = module_source("github.com/NVIDIA/k8s-device-plugin", f"v{version}")
+    with cache.scratch("device-plugin-chart") as workshop:
+        # What it depends on is in the module, too.
+        name = "nvidia-device-plugin"
+        _package(_copy(source / "deployments" / "helm" / name, workshop / name), version, target)
 
 
 def _package(chart: Path, version: str, target: Path) -> None:

@@ -80,6 +80,7 @@ def packages() -> list[Package]:
         "/lib/systemd/system/nvidia-cdi-refresh.service": "[Service]\nType=oneshot\nExecStart=/bin/true\n",
     }
     found.append(Package("nvidia-container-toolkit", "1.20.0-1", "nvidia-container-toolkit-base (= 1.20.0-1)", runtime))
+    found += _dcgm()
     headers = {f"/usr/src/linux-headers-{KERNEL}/Makefile": "", f"/lib/modules/{KERNEL}/build/Makefile": ""}
     found.append(Package(f"linux-headers-{KERNEL}", "1", files=headers))
     return found
@@ -97,6 +98,20 @@ def _driver(version: str) -> list[Package]:
         Package("nvidia-driver-cuda", f"{version}-1", f"nvidia-persistenced (= {version}-1)", library, PINNED),
         Package("nvidia-kernel-open-dkms", f"{version}-1", f"linux-headers-{KERNEL}", module, PINNED),
     ]
+
+
+def _dcgm() -> list[Package]:
+    """Packages of DCGM; those of a CUDA need their core, and the epoch is NVIDIA's."""
+    unit = {"/lib/systemd/system/nvidia-dcgm.service": UNIT.format("DCGM")}
+    found = []
+    for version in ("1:4.5.2-1", "1:4.6.0-1"):
+        core = f"datacenter-gpu-manager-4-core (= {version})"
+        found.append(Package("datacenter-gpu-manager-4-core", version, files=unit))
+        found.append(Package("datacenter-gpu-manager-4-proprietary", version, core))
+        for cuda in ("cuda12", "cuda13"):
+            found.append(Package(f"datacenter-gpu-manager-4-{cuda}", version, core))
+            found.append(Package(f"datacenter-gpu-manager-4-proprietary-{cuda}", version, core))
+    return found
 
 
 def make(folder: Path, name: str = "NVIDIA stand-in") -> str:

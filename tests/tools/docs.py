@@ -34,6 +34,7 @@ ROLES = (
     "smoke_test",
     "stack_status",
     "gpu_node",
+    "gpu_cluster",
 )
 # Ansible's marks for options, values and code.
 MARK = re.compile(r"\b[OVC]\(([^)]*)\)")

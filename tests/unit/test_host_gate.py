@@ -54,6 +54,7 @@ def good() -> dict[str, Any]:
     return {
         "os": {"id": "ubuntu", "version": "24.04", "name": "Ubuntu 24.04.3 LTS"},
         "machine": "x86_64",
+        "tools": {"systemctl": True, "modprobe": True},
         "kernel": {
             "running": "6.8.0-45-generic",
             "next": "6.8.0-45-generic",
@@ -365,6 +366,15 @@ def test_every_architecture_is_known() -> None:
         assert entry.keys() <= {"first", "last", "modules"}
 
 
+def test_what_runs_containers_and_how_gpus_are_split() -> None:
+    split = changed(gpus=[{**card, "mig_instances": 7} for card in cards()])
+    split["containerd"] = {"programs": [{"path": "x", "version": "2.1.5"}], "config": None, "distribution": "k3s"}
+    offers = report(split, NEW)["offers"]
+    assert offers["gpus"] == "8 x NVIDIA H200 in 7 MIG instances"
+    assert offers["runtime"] == "k3s, containerd 2.1.5"
+    assert report(good(), NEW)["offers"]["runtime"] == "none"
+
+
 def test_table() -> None:
     small = changed(gpus=cards()[:1], swap={"active": {"/swap": 1}, "configured": []})
     reports = [
@@ -378,13 +388,14 @@ def test_table() -> None:
         "GPUS",
         "DRIVER",
         "NEEDED",
+        "RUNTIME",
         "NVSWITCHES",
         "RDMA",
         "GIB FOR IMAGES",
         "RESULT",
     ]
     assert re.split(r"  +", lines[1])[-1] == "ready"
-    assert re.split(r"  +", lines[2])[0::7] == ["gpu-2", "1 to mend"]
+    assert re.split(r"  +", lines[2])[0::8] == ["gpu-2", "1 to mend"]
     assert "Refused:\n  gpu-1 (memory): swap is on: /swap." in text
     assert lines[-1] == "1 of 2 hosts cannot serve as they are: gpu-2."
 

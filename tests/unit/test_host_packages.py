@@ -222,6 +222,13 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     ]
 
 
+def test_a_guest_without_systemd() -> None:
+    facts = host(tools={"systemctl": False, "modprobe": True})
+    settings = {"root": "/", "memlock": "infinity", "driver": None, "toolkit": None}
+    (text,) = host_packages.host_plan(facts, "gpu-1", settings, DRIVER, TOOLKIT)["findings"]
+    assert text.startswith("gpu-1 (system): it has no systemctl. Only looking is possible (gpu_node_prepare: false)")
+
+
 def test_one_mirror_for_both_is_written_once() -> None:
     mirror = {"repository": "file:///srv", "fingerprint": FINGERPRINT}
     both = whole(driver={**SETTINGS, **mirror}, toolkit={**TOOLKIT_SETTINGS, **mirror})

@@ -52,6 +52,8 @@ class GpuHost:
     def __init__(self, name: str = "gpu-1") -> None:
         self.name = name
 
+    ROOT = ROOT
+
     def run(self, command: str) -> str:
         """Return what a shell command prints; it has to succeed."""
         done = subprocess.run(
@@ -77,16 +79,12 @@ class GpuHost:
         lines = self.run("dpkg-query -W -f '${Package} ${Version}\\n' '*nvidia*'").splitlines()
         return dict(line.split() for line in lines if len(line.split()) == 2)
 
-    def playbook(self, *options: str, limit: str = "", **variables: object) -> Run:
-        """Run the playbook gpu_nodes on the host, or on ``limit``, with ``variables`` on top of the inventory."""
+    def playbook(
+        self, *options: str, limit: str = "", playbook: str = "llm_d.multi_engine.gpu_nodes", **variables: object
+    ) -> Run:
+        """Run a playbook on the host, or on ``limit``, with ``variables`` on top of the inventory."""
         words = [str(BIN / "ansible-playbook"), "-i", str(ROOT / "molecule/gpu_node/inventory/hosts.yml"), *options]
-        words += [
-            "--limit",
-            f"localhost,{limit or self.name}",
-            "-e",
-            json.dumps(variables),
-            "llm_d.multi_engine.gpu_nodes",
-        ]
+        words += ["--limit", f"localhost,{limit or self.name}", "-e", json.dumps(variables), playbook]
         environment = {
             **os.environ,
             "PATH": f"{BIN}:{os.environ['PATH']}",

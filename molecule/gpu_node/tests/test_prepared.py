@@ -24,10 +24,17 @@ def test_nothing_upgrades_it(gpu_host) -> None:
 
 
 def test_services(gpu_host) -> None:
-    units = "nvidia-persistenced nvidia-fabricmanager nvidia-cdi-refresh.path"
-    assert gpu_host.run(f"systemctl is-enabled {units}").split() == ["enabled"] * 3
+    units = "nvidia-persistenced nvidia-fabricmanager nvidia-dcgm nvidia-cdi-refresh.path"
+    assert gpu_host.run(f"systemctl is-enabled {units}").split() == ["enabled"] * 4
     # As long as the driver is not loaded, they would end with an error.
     assert gpu_host.run("systemctl is-active nvidia-fabricmanager || true").strip() == "inactive"
+
+
+def test_dcgm_is_for_the_cuda_of_the_driver_and_stays(gpu_host) -> None:
+    listed = gpu_host.run("dpkg-query -W -f '${Package} ${Version} ${db:Status-Want}\\n' 'datacenter-gpu-manager*'")
+    names = ("core", "cuda13", "proprietary", "proprietary-cuda13")
+    # The repository has 4.6.0, too.
+    assert sorted(listed.splitlines()) == [f"datacenter-gpu-manager-4-{name} 1:4.5.2-1 hold" for name in names]
 
 
 def test_the_running_containerd_has_both_runtimes(gpu_host) -> None:

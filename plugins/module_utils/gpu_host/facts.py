@@ -27,6 +27,7 @@ def collect(tree: Tree, image_root: str, kubelet_root: str, machine: str | None 
     facts = {
         "os": system.operating_system(tree),
         "machine": machine or os.uname().machine,
+        "tools": system.tools(tree),
         "kernel": kernels,
         "secure_boot": system.secure_boot(tree),
         "nouveau": system.nouveau(tree),

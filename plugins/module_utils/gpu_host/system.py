@@ -18,9 +18,16 @@ MODPROBE_FOLDERS = (
     "/usr/lib/modprobe.d",
     "/lib/modprobe.d",
 )
+#: What changes a host: systemd's and kmod's programs, which a container or a small guest may lack.
+TOOLS = ("systemctl", "modprobe")
 _BLACKLIST = re.compile(
     r"^\s*(blacklist\s+nouveau|install\s+nouveau\s+\S*(true|false)|options\s+nouveau\s.*modeset=0)\b", re.MULTILINE
 )
+
+
+def tools(tree: Tree) -> dict[str, bool]:
+    """Return whether the programs are there without which a host cannot be changed."""
+    return {name: bool(tree.programs(name)) for name in TOOLS}
 
 
 def operating_system(tree: Tree) -> dict:
