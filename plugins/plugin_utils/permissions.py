@@ -41,7 +41,10 @@ def needed(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
         *(_BUDGETS if any(model["disruption_budget"] for model in models) else ()),
         *(_GROUPS if any(_is_group(item) for model in models for item in workloads_of(model)) else ()),
         *(_PREFETCHING if any(item["prefetch"] for item in pods) else ()),
-        *(_AUTOSCALERS[by] for by in sorted({str(model["autoscaling"].get("by")) for model in models} & _AUTOSCALERS.keys())),
+        *(
+            _AUTOSCALERS[by]
+            for by in sorted({str(model["autoscaling"].get("by")) for model in models} & _AUTOSCALERS.keys())
+        ),
         *(_FILTERS if resolved["body_routing"] else ()),
     ]
     place = {"namespace": resolved["namespace"]}
