@@ -399,3 +399,17 @@ def test_recreate_makes_room_first() -> None:
     assert cluster.least == 0
     assert servers(cluster) == [("qwen-vllm", 2)]
     assert len(cluster.answering()) == 2
+
+
+def test_an_autoscaled_model_comes_as_often_as_the_old_one_is_there() -> None:
+    """Its autoscaler has made three of two; the new one starts with three, and is scaled when it serves."""
+    autoscaling = {"by": "existing", "max_replicas": 4}
+    cluster = LiveCluster(8)
+    install(cluster, stack(autoscaling=autoscaling))
+    (old,) = [item for (kind, name), item in cluster.live.items() if (kind, name) == ("Deployment", "qwen-sglang")]
+    cluster.scale(old, 3)
+    result = change(cluster, stack(engine="vllm", autoscaling=autoscaling))
+    assert result
+    assert servers(cluster) == [("qwen-vllm", 3)]
+    (new,) = [item for item in cluster.list("apps/v1", "Deployment") if item["metadata"]["name"] == "qwen-vllm"]
+    assert "multi-engine.llm-d.ai/initial-replicas" not in new["metadata"]["annotations"]
