@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.adoption import Deployments, Takeover
 
-STATE = Path("/var/lib/llm-d-day2a-api")
+STATE = Path("/var/lib/llm-d-embedded-api")
 NAMESPACE = "adoption"
 POOL, SERVER, PICKER = "gaie-multi-engine", "ms-multi-engine-llm-d-modelservice-decode", "gaie-multi-engine-epp"
 RELEASES = ("gaie-multi-engine", "ms-multi-engine")
@@ -40,6 +40,11 @@ def helm(program: str, *words: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def deployed(api, tmp_path: Path, request: pytest.FixtureRequest):
     """What the charts make, by a Helm: the real one of GAIE, and one that makes what llm-d's does."""
+    kinds = (
+        "deployment,service,serviceaccount,configmap,role,rolebinding,secret,inferencepool,httproute,destinationrule"
+    )
+    # An interrupted run has left it.
+    api.kubectl("delete", kinds, "-n", NAMESPACE, "--all")
     values = tmp_path / "values.yaml"
     values.write_text(yaml.safe_dump(VALUES))
     for release in RELEASES:
@@ -47,9 +52,6 @@ def deployed(api, tmp_path: Path, request: pytest.FixtureRequest):
         done = helm(request.param, "install", release, CHARTS[release], "--create-namespace", *options)
         assert done.returncode == 0, done.stderr
     yield request.param
-    kinds = (
-        "deployment,service,serviceaccount,configmap,role,rolebinding,secret,inferencepool,httproute,destinationrule"
-    )
     api.kubectl("delete", kinds, "-n", NAMESPACE, "--all")
 
 
