@@ -424,5 +424,6 @@ def test_what_was_taken_over_is_left_alone() -> None:
     theirs = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {**metadata, "creationTimestamp": "0"}}
     theirs["spec"] = {"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "template": template}
     cluster.live["Deployment", "ms-decode"] = theirs
+    assert "ms-decode" not in [workload["name"] for workload in live_serving(cluster)["qwen"]["workloads"]]
     assert change(cluster, stack(engine="vllm"))
     assert ("ms-decode", 1) in servers(cluster)
