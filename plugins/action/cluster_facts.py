@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 
 from ansible_collections.llm_d.multi_engine.plugins.modules import cluster_facts
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import autoscaling
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.gate import release_change, stack_findings
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.here import ModuleAction
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.permissions import needed
@@ -25,6 +26,8 @@ class ActionModule(ModuleAction):
         overrides = as_list(arguments.pop("overrides", None) or [])
         if stack:
             arguments.setdefault("serving_of", stack["stack"])
+            scaled_by = {model["autoscaling"].get("by") for model in stack["models"]}
+            arguments.setdefault("metrics", autoscaling.HPA in scaled_by)
             arguments["permissions"] = [*(arguments.get("permissions") or []), *needed(stack)]
         result.update(self.call(cluster_facts, arguments, task_vars))
         if stack and not result.get("failed"):

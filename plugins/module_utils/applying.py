@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ansible_collections.llm_d.multi_engine.plugins.module_utils import applyset, documents
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import applyset, documents, scaling
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import (
     Cluster,
     ClusterError,
@@ -136,6 +136,7 @@ class Apply:
             self._refuse_foreign()
             self._widen()
             todo = [item for item in self._todo(sources) if item["kind"] != "Namespace"]
+            self._retire_autoscalers()
             held_back = self._held_back(todo, ready_first or {})
             waiting = {name_of(item) for item in held_back}
             self._apply([item for item in todo if name_of(item) not in waiting])
@@ -166,8 +167,10 @@ class Apply:
 
     def unwanted(self) -> list[dict]:
         """Return live members of the set that are not wanted any more, in the order of removal."""
-        if not self._params["prune"]:
-            return []
+        return self._left() if self._params["prune"] else []
+
+    def _left(self) -> list[dict]:
+        """Return live members of the set that are not wanted any more, whether they are to go or not."""
         wanted = {_key(item) for item in self._wanted}
         labels = {MANAGED_BY_LABEL: MANAGED_BY, STACK_LABEL: self._stack, ROLE_LABEL: self._role}
         found = [
@@ -469,13 +472,35 @@ class Apply:
             raise ClusterError(f"{name_of(item)}: {error}") from error
 
     def _write(self, item: dict, force: bool) -> dict:
+        live = self._seen.get(name_of(item))
+        sent = scaling.released(self._cluster, item, live, self._dry_run)
         try:
-            return self._cluster.apply(item, force, self._dry_run)
+            after = self._cluster.apply(sent, force, self._dry_run)
         except Owned as error:
             # What a person changed once is drift. Who applies or controls an object will do so again.
-            if not error.by_hand:
-                raise
-            return self._cluster.apply(item, True, self._dry_run)
+            if not error.by_hand and not scaling.taken_back(item, live, error):
+                raise scaling.explained(error) from error
+            after = self._cluster.apply(sent, True, self._dry_run)
+        if self._dry_run:
+            return after
+        return scaling.forgotten(self._cluster, item, scaling.started(self._cluster, item, live, after))
+
+    def _retire_autoscalers(self) -> None:
+        """Remove what scales a workload and is not wanted any more, before somebody else writes its replicas."""
+        wanted = {(item["kind"], item["metadata"]["name"]) for item in self._wanted}
+        doomed = [live for live in self._left() if scaling.is_autoscaler(live) and scaling.target_of(live) in wanted]
+        if doomed and not self._params["prune"]:
+            raise ClusterError(
+                f"Nothing was changed. {', '.join(map(name_of, doomed))}: not asked for any more, and with "
+                "llm_d_prune=false it would stay and go on scaling. Leave autoscaling as it is, or prune."
+            )
+        for live in doomed:
+            self._check_lease()
+            self._cluster.delete(live, dry_run=False)
+            self._remember_removed(live)
+            self._members.pop(name_of(live), None)
+        # A ScaledObject takes its HorizontalPodAutoscaler along, a moment later.
+        self._await_gone(doomed + [made for live in doomed if (made := scaling.made_by(self._cluster, live))])
 
     def _so_far(self, count: int) -> list[str]:
         """Say how far a run came that fails."""

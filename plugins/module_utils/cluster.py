@@ -68,11 +68,12 @@ class Owned(ClusterError):
     """Fields belong to other managers.
 
     :ivar by_hand: whether all of them are programs by which a person changes an object once.
+    :ivar fields: their paths, as the API server writes them (``.spec.replicas``).
     """
 
-    def __init__(self, text: str, by_hand: bool) -> None:
+    def __init__(self, text: str, by_hand: bool, fields: frozenset[str] = frozenset()) -> None:
         super().__init__(text)
-        self.by_hand = by_hand
+        self.by_hand, self.fields = by_hand, fields
 
 
 class Conflict(ClusterError):
@@ -172,8 +173,11 @@ class Cluster:
         # Items of a list do not say what they are.
         return [{"apiVersion": api_version, "kind": kind, **item} for item in (answer or {}).get("items") or []]
 
-    def apply(self, item: dict, force: bool, dry_run: bool) -> dict:
-        """Apply ``item`` on the server and return what it made of it."""
+    def apply(self, item: dict, force: bool, dry_run: bool, manager: str = FIELD_MANAGER) -> dict:
+        """Apply ``item`` on the server and return what it made of it.
+
+        :param manager: who is to own its fields.
+        """
         resource = self._resource(item["apiVersion"], item["kind"])
         extra = {"dry_run": "All"} if dry_run else {}
         return self._call(
@@ -181,7 +185,7 @@ class Cluster:
             lambda: resource.server_side_apply(
                 item,
                 namespace=item["metadata"].get("namespace"),
-                field_manager=FIELD_MANAGER,
+                field_manager=manager,
                 force_conflicts=force,
                 serialize=False,
                 _request_timeout=TIMEOUTS,
@@ -565,4 +569,5 @@ def _conflicts(body: dict) -> Owned | None:
         f"Fields belong to somebody else: {fields}. Leave them to their owner, or take them over "
         "with force_conflicts (<role>_force_conflicts).",
         by_hand=all(_BY_HAND.match(message) for _field, message in causes),
+        fields=frozenset(str(field) for field, _message in causes),
     )

@@ -31,8 +31,18 @@ _FIRST = (
     "PersistentVolumeClaim",
     "Service",
 )
-#: A filter fails closed without what it asks: it comes last, and goes first.
-_LAST = ("Deployment", "LeaderWorkerSet", "Gateway", "InferencePool", "DestinationRule", "HTTPRoute", "EnvoyFilter")
+#: A filter fails closed without what it asks: it comes last, and goes first. What scales a workload comes after it.
+_LAST = (
+    "Deployment",
+    "LeaderWorkerSet",
+    "ScaledObject",
+    "HorizontalPodAutoscaler",
+    "Gateway",
+    "InferencePool",
+    "DestinationRule",
+    "HTTPRoute",
+    "EnvoyFilter",
+)
 _NOISE = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "selfLink")
 MASK = "(hidden)"
 OTHER_MASK = "(hidden, another value)"

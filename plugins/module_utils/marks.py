@@ -23,6 +23,12 @@ LEADER_WORKER_SET = "leaderworkerset.x-k8s.io/v1"
 MODEL_SERVERS = {"Deployment": "apps/v1", "LeaderWorkerSet": LEADER_WORKER_SET}
 #: Owner of fields in server-side apply.
 FIELD_MANAGER = "llm-d-multi-engine"
+#: Owner of a workload's replicas from when we leave them to an autoscaler until it writes them first.
+REPLICAS_MANAGER = f"{FIELD_MANAGER}-replicas"
+#: Annotation of a workload whose replicas an autoscaler writes: how many it starts with.
+INITIAL_REPLICAS = "multi-engine.llm-d.ai/initial-replicas"
+#: API version of the kinds that scale a workload.
+AUTOSCALERS = {"ScaledObject": "keda.sh/v1alpha1", "HorizontalPodAutoscaler": "autoscaling/v2"}
 #: Annotation with a digest of what was asked for. Managed fields do not tell what is inside of a value
 #: that Kubernetes takes as one, a node selector for example.
 ASKED = "multi-engine.llm-d.ai/asked"
@@ -34,6 +40,8 @@ REPLICAS = "multi-engine.llm-d.ai/replicas"
 CONFIG_HASH = "multi-engine.llm-d.ai/config-hash"
 #: Annotation of an endpoint picker's Deployment: the release that it belongs to.
 RELEASE = "multi-engine.llm-d.ai/release"
+#: Label of what somebody else made and this collection has taken over: how it came.
+ADOPTED = "multi-engine.llm-d.ai/adopted-from"
 #: Annotation of a pod: the container whose last log line says how far it is.
 PROGRESS = "multi-engine.llm-d.ai/progress"
 

@@ -132,6 +132,15 @@ def _claim(live: dict) -> State:
     return READY
 
 
+def _scaled_object(live: dict) -> State:
+    return _conditions(_status(live).get("conditions"), ("Ready",), None)
+
+
+def _horizontal_autoscaler(live: dict) -> State:
+    """Judge what reads the metrics; whether there are as many pods as they ask for is the workload's."""
+    return _conditions(_status(live).get("conditions"), ("AbleToScale", "ScalingActive"), None)
+
+
 def _conditions(conditions: list[dict] | None, wanted: Iterable[str], generation: int | None) -> State:
     by_type = {condition["type"]: condition for condition in conditions or []}
     for name in wanted:
@@ -223,6 +232,8 @@ _JUDGES = {
     "StatefulSet": _stateful_set,
     "DaemonSet": _daemon_set,
     "LeaderWorkerSet": _leader_worker_set,
+    "ScaledObject": _scaled_object,
+    "HorizontalPodAutoscaler": _horizontal_autoscaler,
     "Job": _job,
     "PersistentVolumeClaim": _claim,
     "Gateway": _gateway,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.llm_d.multi_engine.plugins.module_utils import capacity, trying
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import capacity, scaling, trying
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.applying import Apply
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import (
     Cluster,
@@ -85,8 +85,8 @@ class Rolling:
     def __init__(self, cluster: Cluster, params: dict, servers: list[dict], routing: list[dict]) -> None:
         self._cluster, self._params = cluster, params
         self._stack, self._namespace, self._model = params["stack"], params["namespace"], params["model"]
-        self._servers, self._routing = servers, routing
-        self._workloads = [item for item in servers if _is_server(item)]
+        self._servers, self._routing = self._settled(servers), routing
+        self._workloads = [item for item in self._servers if _is_server(item)]
         (self._pool,) = [item for item in routing if item["kind"] == "InferencePool"]
         (self._route,) = [item for item in routing if item["kind"] == "HTTPRoute"]
         old = params["old"]
@@ -96,6 +96,14 @@ class Rolling:
         self.results: list[dict] = []
         self.diffs: list[dict] = []
         self.warnings: list[str] = []
+
+    def _settled(self, servers: list[dict]) -> list[dict]:
+        """Return ``servers`` without what scales them, which comes when they serve: two would write their replicas."""
+        old = self._params["old"]
+        scaled = any(scaling.is_autoscaler(item) or scaling.start_of(item) is not None for item in servers)
+        live = self._live(self._labels(old)) if old and scaled else []
+        most = max((workload["spec"].get("replicas", 1) for workload in live), default=0)
+        return [scaling.fixed(item, most) for item in servers if not scaling.is_autoscaler(item)]
 
     # --- looking ----------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, Forbidden
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
+    ADOPTED,
     CONFIG_HASH,
     ENGINE_LABELS,
     MODEL_LABEL,
@@ -47,7 +48,7 @@ def told(live: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, Any]]:
     """
     pools = {item["metadata"]["name"]: item for item in live["InferencePool"]}
     deployments = {item["metadata"]["name"]: item for item in live["Deployment"]}
-    workloads = [_workload(item) for kind in MODEL_SERVERS for item in live[kind] if MODEL_LABEL in labels_of(item)]
+    workloads = [_workload(item) for kind in MODEL_SERVERS for item in live[kind] if _is_ours(item)]
     found = {}
     for route in live["HTTPRoute"]:
         pool = pools.get(backend_of(route))
@@ -67,6 +68,12 @@ def told(live: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, Any]]:
             "workloads": [workload for workload in workloads if workload["model"] == model],
         }
     return found
+
+
+def _is_ours(item: Mapping[str, Any]) -> bool:
+    """Whether a workload is of a model, and no rollout's business otherwise: what was taken over has a route of its own."""
+    labels = labels_of(item)
+    return MODEL_LABEL in labels and ADOPTED not in labels
 
 
 def labels_of(item: Mapping[str, Any]) -> dict[str, str]:

@@ -52,6 +52,10 @@ options:
     type: list
     elements: str
     default: []
+  metrics:
+    description: Also look which metrics the cluster's APIs serve to autoscalers.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
 requirements:
@@ -122,6 +126,11 @@ cluster:
         configuration, and its workloads, each with what it runs and how many pods of it are ready. Null without
         O(serving_of), or where the credentials may not look.
       type: dict
+    metrics:
+      description: >-
+        API of metrics, such as C(external.metrics.k8s.io), to the names that it lists, null where it does not answer.
+        Null without O(metrics).
+      type: dict
     denied:
       description: Those of O(permissions) that the credentials lack, in words.
       type: list
@@ -163,7 +172,10 @@ ARGUMENTS = {
     },
     "releases": {"type": "list", "elements": "str", "default": ["istio-base", "istiod"]},
     "marks": {"type": "list", "elements": "str", "default": []},
+    "metrics": {"type": "bool", "default": False},
 }
+#: APIs that autoscalers read.
+METRICS_APIS = ("metrics.k8s.io", "custom.metrics.k8s.io", "external.metrics.k8s.io")
 #: Present in every namespace where this collection manages an Istio control plane.
 ISTIO_MARK = "llm-d-multi-engine-istio"
 
@@ -189,8 +201,27 @@ def facts(cluster: Cluster, params: dict) -> dict:
         "helm_revisions": helm_revisions(cluster, params["releases"]),
         "marks": marks(cluster, params["marks"]),
         "serving": serving.read(cluster, params["serving_of"], params["namespace"]) if params["serving_of"] else None,
+        "metrics": metrics(cluster) if params["metrics"] else None,
         "denied": denied(cluster, params["permissions"]),
     }
+
+
+def metrics(cluster: Cluster) -> dict[str, list[str] | None] | None:
+    """Return the names that each API of metrics lists; an API that nobody serves is left out."""
+    answer = permitted(cluster, "/apis")
+    if answer is None:
+        return None
+    served = {group["name"]: group["preferredVersion"]["groupVersion"] for group in answer["groups"]}
+    return {name: listed(cluster, served[name]) for name in METRICS_APIS if name in served}
+
+
+def listed(cluster: Cluster, group_version: str) -> list[str] | None:
+    """Return the names of an API's resources; None where what should serve it does not answer."""
+    try:
+        answer = cluster.impatient().raw("get", f"/apis/{group_version}")
+    except ClusterError:
+        return None
+    return [resource["name"] for resource in (answer or {}).get("resources") or []]
 
 
 def denied(cluster: Cluster, permissions: list[dict]) -> list[str]:

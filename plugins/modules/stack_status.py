@@ -168,6 +168,7 @@ ARGUMENTS = {
             "version": {"type": "str", "required": True},
             "image": {"type": "str", "required": True},
             "replicas": {"type": "int", "required": True},
+            "autoscaled": {"type": "bool", "default": False},
             "devices": {"type": "dict", "default": {}},
             "workloads": {
                 "type": "list",
@@ -296,23 +297,24 @@ def model_state(seen: Seen, model: dict, params: dict) -> dict:
     pool = seen.one("InferencePool", model["pool"])
     behind = [pod for pod in seen.pods(selector(pool)) if not going(pod)] if pool else []
     ready = sum(map(is_ready, behind))
+    wanted = scaled_to(seen, model) if model["autoscaled"] else model["replicas"]
     hops = [
         *([named(seen, "body-router", "Deployment", model["body_router"])] if model["body_router"] else []),
         named(seen, "route", "HTTPRoute", model["route"]),
         named(seen, "pool", "InferencePool", model["pool"]),
         named(seen, "picker", "Deployment", model["picker"]),
-        *(named(seen, "server", entry["kind"], entry["name"]) for entry in model["workloads"]),
+        *(named(seen, "server", entry["kind"], entry["name"], wanted) for entry in model["workloads"]),
         hop(
             "endpoints",
             f"InferencePool {seen.namespace}/{model['pool']}",
-            endpoints(seen, model, pool, len(behind), ready),
+            endpoints(seen, wanted, pool, len(behind), ready),
         ),
     ]
     return {
         "name": model["name"],
-        "wanted": {name: model[name] for name in ("engine", "version", "image", "replicas", "devices")},
+        "wanted": {name: model[name] for name in ("engine", "version", "image", "replicas", "autoscaled", "devices")},
         "hops": hops,
-        "endpoints": {"ready": ready, "wanted": model["replicas"]},
+        "endpoints": {"ready": ready, "wanted": wanted},
         "running": running(pods, params["container"]),
         "devices": held(pods, params["devices"]),
     }
@@ -329,13 +331,22 @@ def other(seen: Seen, item: dict, params: dict) -> dict:
     }
 
 
-def named(seen: Seen, name: str, kind: str, item: str) -> dict:
-    """Return the hop that is the object called ``item``."""
+def scaled_to(seen: Seen, model: dict) -> int:
+    """Return how many replicas an autoscaler wants of a model, at least as many as it always has to leave."""
+    live = [seen.one(entry["kind"], entry["name"]) for entry in model["workloads"]]
+    return max(model["replicas"], sum(item["spec"].get("replicas", 1) for item in live if item))
+
+
+def named(seen: Seen, name: str, kind: str, item: str, wanted: int = 1) -> dict:
+    """Return the hop that is the object called ``item``.
+
+    :param wanted: how many replicas it is to have; none at all is something to be told of otherwise.
+    """
     live = seen.one(kind, item)
     if kind in seen.forbidden:
         state = State(False, seen.forbidden[kind])
     elif live and kind in MODEL_SERVERS:
-        state = serving(live, seen.pods(selector_of(live)))
+        state = serving(live, seen.pods(selector_of(live))) if wanted else judge(live)
     else:
         state = judge(live)
     return hop(name, f"{kind} {seen.namespace}/{item}", state)
@@ -354,18 +365,18 @@ def serving(workload: dict, pods: list[dict]) -> State:
     return State(False, "\n".join([state.reason, *why.lines]))
 
 
-def endpoints(seen: Seen, model: dict, pool: dict | None, behind: int, ready: int) -> State:
-    """Return whether as many pods answer behind ``pool`` as are wanted."""
+def endpoints(seen: Seen, wanted: int, pool: dict | None, behind: int, ready: int) -> State:
+    """Return whether as many pods answer behind ``pool`` as are ``wanted``."""
     for kind in ("InferencePool", "Pod"):
         if kind in seen.forbidden:
             return State(False, seen.forbidden[kind])
     if not pool:
         return judge(pool)
-    if ready >= model["replicas"]:
+    if ready >= wanted:
         return State(True)
     if not behind:
         return State(False, "no pod has the labels that it selects")
-    return State(False, f"{ready} of {model['replicas']} pods are ready")
+    return State(False, f"{ready} of {wanted} pods are ready")
 
 
 def selector(pool: dict) -> dict:

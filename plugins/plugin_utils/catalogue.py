@@ -205,6 +205,17 @@ _RELEASE = _dict(
             "type": "dict",
             "options": {"path": _TEXT, "requests": _TEXTS, "errors": _TEXTS, "latency": _TEXTS},
         },
+        # Of a picker whose metrics were not read, there is nothing.
+        load={
+            "type": "dict",
+            "options": {
+                "queued": _TEXT,
+                "running": _TEXT,
+                # Of one that turns requests down where there is no pod, neither.
+                "from_zero": {"type": "dict", "options": {"gates": _TEXTS, "held": _TEXT}},
+                "evidence": _EVIDENCE,
+            },
+        },
         # By topology, then by routing.
         config=_dict(aggregated=_FREE, disaggregated={"type": "dict"}),
         deciders=_FREE,

@@ -44,14 +44,17 @@ def compose(
     :param options: ``gateway_name``, ``gateway_namespace``, ``cluster_domain`` (str),
         ``picker_image`` (str, empty for the release's), ``picker_resources`` (dict merged over
         the release's), ``picker_args``, ``picker_tolerations``, ``image_pull_secrets`` (lists),
-        ``picker_node_selector`` and ``connection_pool`` (dicts).
+        ``picker_node_selector`` and ``connection_pool`` (dicts), ``pod_monitor`` (``always``, ``never``, or ``auto``
+        for models that KEDA scales).
     """
     picker = release["endpoint_picker"]
     name = picker_name(model)
     common = labels(stack, ROLE, COMPONENT)
     config = _config(model, picker)
     selector = {"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": stack}
+    monitors = [_pod_monitor(name, namespace, selector, common)] if _is_monitored(model, options) else []
     objects = [
+        *monitors,
         make("v1", "ServiceAccount", name, namespace, common),
         make("rbac.authorization.k8s.io/v1", "Role", name, namespace, common, rules=picker["rules"]),
         make(
@@ -104,6 +107,20 @@ def compose(
     return objects
 
 
+def _is_monitored(model: Mapping, options: Mapping) -> bool:
+    """Whether Prometheus is to read the model's picker."""
+    scaled = bool(model["autoscaling"].get("triggers"))
+    return options["pod_monitor"] == "always" or (options["pod_monitor"] == "auto" and scaled)
+
+
+def _pod_monitor(name: str, namespace: str, selector: Mapping, common: Mapping) -> Object:
+    spec = {
+        "selector": {"matchLabels": dict(selector)},
+        "podMetricsEndpoints": [{"port": "metrics", "path": "/metrics", "interval": "15s"}],
+    }
+    return make("monitoring.coreos.com/v1", "PodMonitor", name, namespace, common, spec=spec)
+
+
 def _config(model: Mapping, picker: Mapping) -> dict[str, Any]:
     """Return the configuration of the model's picker, with its engine's metrics where the picker does not know them."""
     config = fill(picker["config"][model["topology"]][model["routing"]], model["picker_values"])
@@ -111,6 +128,8 @@ def _config(model: Mapping, picker: Mapping) -> dict[str, Any]:
     metrics = fill(picker["metrics"]["plugins"], _metrics(model)) if _unknown(model, picker) else []
     added = [plugin for plugin in metrics if plugin["type"] not in there]
     config = {**config, "plugins": config["plugins"] + added}
+    if model["autoscaling"].get("gates"):
+        config["featureGates"] = [*config.get("featureGates", []), *model["autoscaling"]["gates"]]
     scorer = picker.get("lora_scorer")
     # Without a metric all pods would score the same.
     return (

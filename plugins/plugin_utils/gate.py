@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import compatibility, upgrade
+from . import autoscaling, compatibility, upgrade
 from .findings import Finding, listing
 from .gateway import INFERENCE_SWITCH
 from .objects import workload_kind, workloads_of
@@ -37,6 +37,7 @@ def stack_findings(resolved: Mapping[str, Any], cluster: Cluster, overrides: Seq
         for pods in workloads_of(model):
             findings += _devices(pods, cluster)
             findings += _rdma(pods, cluster)
+            findings += autoscaling.cluster_findings(pods, cluster)
         findings += _rules(model, resolved["rules"], cluster)
     findings += _groups(resolved, cluster)
     return _kept(findings, overrides)

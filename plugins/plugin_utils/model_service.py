@@ -9,7 +9,8 @@ from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import LEADER_WORKER_SET
 
-from . import lora, multi_node, network_policies, precise_prefix, prefetch, routing_proxy, weights
+from . import autoscaling, lora, multi_node, network_policies, precise_prefix, prefetch, routing_proxy, weights
+from .gaie import picker_name
 from .objects import (
     POD_ROLE_LABEL,
     SERVING_LABEL,
@@ -40,7 +41,9 @@ def compose(stack: str, namespace: str, model: Mapping[str, Any], options: Mappi
     objects = prefetch.objects(stack, ROLE, namespace, model, _token(model, options), options["prefetch_script"])
     for pods in workloads_of(model):
         objects += routing_proxy.objects(stack, ROLE, COMPONENT, namespace, pods)
-        objects.append(_WORKLOADS[workload_kind(pods)](stack, namespace, pods, options))
+        workload = _WORKLOADS[workload_kind(pods)](stack, namespace, pods, options)
+        objects.append(autoscaling.released(workload, pods))
+        objects += autoscaling.objects(stack, ROLE, COMPONENT, namespace, pods, _sources(model))
         if options["pod_monitor"]:
             objects.append(_pod_monitor(stack, namespace, pods))
         if pods["disruption_budget"]:
@@ -51,6 +54,11 @@ def compose(stack: str, namespace: str, model: Mapping[str, Any], options: Mappi
         stack, ROLE, namespace, model, _leaders(stack, model), PORT_NAME, _token(model, options)
     )
     return objects
+
+
+def _sources(model: Mapping) -> dict[str, str]:
+    """Return whose metrics say how much is asked of ``model``."""
+    return {"pool": model["pool"], "picker": picker_name(model)}
 
 
 def _selector(stack: str, model: Mapping) -> dict[str, str]:

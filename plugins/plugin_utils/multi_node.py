@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .autoscaling import extremes
 from .findings import Finding
 from .placeholders import fill_text
 
@@ -52,7 +53,7 @@ def arguments(
         if (model.get(setting) or 1) != 1:
             problem = f"{model[setting]}, but {where}.nodes is {model['nodes']}: {reason}."
             findings.append(Finding(RULE, f"{where}.{setting}", problem, "Leave it out, or use one node."))
-    longest = _LABEL - _HASH - len(f"-{model['replicas'] - 1}")
+    longest = _LABEL - _HASH - len(f"-{max(1, extremes(model)[1]) - 1}")
     if len(workload) > longest:
         problem = f"the pods of {workload} would get labels of more than {_LABEL} characters."
         remedy = f"With nodes, the name may have {longest - len(workload) + len(model['name'])} characters."

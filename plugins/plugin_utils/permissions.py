@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from . import autoscaling
 from .objects import workload_kind, workloads_of
 
 _VERBS = ("get", "list", "create", "patch", "delete")
@@ -24,6 +25,10 @@ _ALWAYS = (
 _BUDGETS = (("policy", "poddisruptionbudgets"),)
 _GROUPS = (("leaderworkerset.x-k8s.io", "leaderworkersets"),)
 _PREFETCHING = (("batch", "jobs"), ("apps", "daemonsets"))
+_AUTOSCALERS = {
+    autoscaling.KEDA: ("keda.sh", "scaledobjects"),
+    autoscaling.HPA: ("autoscaling", "horizontalpodautoscalers"),
+}
 _FILTERS = (("networking.istio.io", "envoyfilters"),)
 
 
@@ -36,6 +41,10 @@ def needed(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
         *(_BUDGETS if any(model["disruption_budget"] for model in models) else ()),
         *(_GROUPS if any(_is_group(item) for model in models for item in workloads_of(model)) else ()),
         *(_PREFETCHING if any(item["prefetch"] for item in pods) else ()),
+        *(
+            _AUTOSCALERS[by]
+            for by in sorted({str(model["autoscaling"].get("by")) for model in models} & _AUTOSCALERS.keys())
+        ),
         *(_FILTERS if resolved["body_routing"] else ()),
     ]
     place = {"namespace": resolved["namespace"]}

@@ -16,6 +16,7 @@ from typing import Any
 from . import (
     api_keys,
     arguments,
+    autoscaling,
     body_router,
     compatibility,
     disaggregated,
@@ -63,6 +64,7 @@ _VARIABLES: dict[str, tuple[str, dict[str, str]]] = {
     "hf_endpoint": ("llm_d_hf_endpoint", {"type": "str"}),
     "hf_offline": ("llm_d_hf_offline", {"type": "bool"}),
     "body_routing": ("llm_d_body_routing", {"type": "bool"}),
+    "prometheus": ("llm_d_prometheus", {"type": "str"}),
 }
 
 
@@ -73,7 +75,7 @@ def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[s
         str, the first may be empty), ``models`` (list of dicts), ``model_defaults`` (dict of a
         model's keys, for every model that does not set them), ``patches`` (list of dicts),
         ``image_registry`` (str), ``images`` (dict of str), ``image_pull_secrets`` (list of str),
-        ``hf_endpoint`` (str), ``hf_offline``, ``body_routing`` (bool), ``overrides`` (names of rules to wave through)
+        ``hf_endpoint``, ``prometheus`` (str), ``hf_offline``, ``body_routing`` (bool), ``overrides`` (names of rules to wave through)
         and ``hosts`` (GPU hosts that models take their network cards from, see :func:`network_cards.host`).
     :param catalogue: ``engines``, ``releases`` (name to data), ``engine_files`` (see
         :func:`own_engines.added`), ``model_schema`` and ``rules``.
@@ -372,6 +374,7 @@ def _model(
     model["route"] = _route(entry, model)
     model["patches"] = _placed(entry["patches"], f"{where}.patches", findings)
     model["facts"] = _facts(model, release, facts)
+    model["autoscaling"] = autoscaling.resolve(entry, where, release, settings, findings)
     model["picker_values"] = {}
     if entry["routing"] == precise_prefix.ROUTING:
         model |= precise_prefix.resolve(model, where, facts, release, settings, findings)
@@ -386,6 +389,7 @@ def _model(
     for pods in workloads_of(model):
         pods["disruption_budget"] = _disruption_budget(entry, pods, findings)
         findings += precise_prefix.check(model, pods, facts)
+        autoscaling.check_start(pods, findings)
     findings += compatibility.judge(catalogue["rules"], model["facts"], where)
     return model
 
@@ -693,17 +697,19 @@ def _disruption_budget(entry: Mapping, pods: Mapping, findings: list[Finding]) -
         return {}
     ((name, text),) = given.items()
     value = int(text.rstrip("%"))
+    # An autoscaler may leave that few. Without any there is nothing to drain.
+    fewest = max(1, autoscaling.extremes(pods)[0])
     if name == "min_available":
         # Kubernetes rounds percentages up.
-        kept = -(-value * pods["replicas"] // 100) if text.endswith("%") else value
-        stuck, problem = kept >= pods["replicas"], f"{text} of {pods['replicas']} replicas have to be available"
+        kept = -(-value * fewest // 100) if text.endswith("%") else value
+        stuck, problem = kept >= fewest, f"{text} of {fewest} replicas have to be available"
     else:
         stuck, problem = value == 0, "no replica may be unavailable"
     if stuck:
         remedy = "Use max_unavailable: 1, or more replicas."
         findings.append(Finding("disruption-budget", place, f"{problem}: no node could be drained.", remedy, True))
     if multi_node.is_several(pods):
-        return {"maxUnavailable": max(0, multi_node.pods_away(given, pods["replicas"]))}
+        return {"maxUnavailable": max(0, multi_node.pods_away(given, fewest))}
     field = "minAvailable" if name == "min_available" else "maxUnavailable"
     return {field: text if text.endswith("%") else value}
 

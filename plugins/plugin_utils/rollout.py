@@ -59,6 +59,7 @@ class Change:
     :ivar old_ready: how many replicas of it answer.
     :ivar new_replicas: how often the new one is there, as it is wanted; 0 where what is there is something else.
     :ivar replicas: how often the new one is wanted.
+    :ivar autoscaled: whether somebody else writes the replicas of both.
     :ivar leftovers: workloads that are neither, each with ``kind``, ``name``, ``engine`` and ``track``.
     :ivar apart: why both cannot be behind one pool; nothing where they can.
     :ivar settings: the model's ``rollout``.
@@ -76,6 +77,7 @@ class Change:
     leftovers: Sequence[Mapping[str, str]]
     apart: Sequence[str]
     settings: Mapping[str, Any]
+    autoscaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,9 @@ def change(
         old_asked=min((workload["asked"] for workload in old), default=0),
         old_ready=min((workload["ready"] for workload in old), default=0),
         new_replicas=min((workload["replicas"] for workload in new), default=0),
-        replicas=model["replicas"],
+        # As many as its autoscaler has made of the old one: it takes all its requests at once.
+        replicas=max([model["replicas"], *(workload["replicas"] for workload in old if model["autoscaling"])]),
+        autoscaled=bool(model["autoscaling"]),
         leftovers=leftovers,
         apart=apart,
         settings=model["rollout"],
@@ -251,10 +255,13 @@ def _strategy(wanted: Change, room: Room) -> tuple[str, list[str]]:
     if wanted.apart and asked == IN_PLACE:
         why = f"Model {wanted.model} cannot change in_place: {'; '.join(wanted.apart)}."
         return IN_PLACE, [f"{why} Use surge, or recreate, which interrupts the model."]
+    if wanted.autoscaled and asked == IN_PLACE:
+        why = f"Model {wanted.model} cannot change in_place: its autoscaler would give back what is taken away."
+        return IN_PLACE, [f"{why} Use surge, or recreate, which interrupts the model."]
     if asked == AUTO:
         if fits:
             return SURGE, []
-        if spare >= 1 and not wanted.apart:
+        if spare >= 1 and not wanted.apart and not wanted.autoscaled:
             return IN_PLACE, []
         return SURGE, [_no_room(wanted, room, spare)]
     if asked == SURGE and not fits:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import documents
 
+from .autoscaling import extremes
 from .body_router import NAME as BODY_ROUTER
 from .gaie import picker_name
 from .objects import workload_kind, workloads_of
@@ -36,7 +37,9 @@ def wanted_models(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
             "engine": model["engine"],
             "version": model["engine_version"],
             "image": model["image"],
-            "replicas": sum(pods["replicas"] for pods in workloads_of(model)),
+            # Whoever scales it may have left that few.
+            "replicas": sum(extremes(pods)[0] for pods in workloads_of(model)),
+            "autoscaled": bool(model["autoscaling"]),
             "devices": _devices(workloads_of(model)),
             "workloads": [{"kind": workload_kind(pods), "name": pods["workload"]} for pods in workloads_of(model)],
             "body_router": BODY_ROUTER if resolved["body_routing"] else "",
@@ -49,11 +52,11 @@ def wanted_models(resolved: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _devices(workloads: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return the devices of all pods of ``workloads``."""
+    """Return the devices of all pods of ``workloads``, of as many as there may be."""
     total: dict[str, int] = {}
     for pods in workloads:
         for name, count in pods["devices"].items():
-            total[name] = total.get(name, 0) + count * pods["replicas"] * pods["nodes"]
+            total[name] = total.get(name, 0) + count * extremes(pods)[1] * pods["nodes"]
     return total
 
 

@@ -33,6 +33,7 @@ ROLES = (
     "model_service",
     "smoke_test",
     "stack_status",
+    "adopt",
     "gpu_node",
     "gpu_cluster",
 )

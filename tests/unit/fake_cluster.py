@@ -65,7 +65,7 @@ class FakeCluster:
             if of_kind == kind and wanted.items() <= live["metadata"].get("labels", {}).items()
         ]
 
-    def apply(self, item: dict, force: bool, dry_run: bool) -> dict:
+    def apply(self, item: dict, force: bool, dry_run: bool, manager: str = FIELD_MANAGER) -> dict:
         if item["kind"] in self.unknown:
             raise UnknownKind(f"The cluster does not know {item['kind']}")
         if item["kind"] in self.refused:

@@ -26,7 +26,16 @@ CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
 #: The newest Kubernetes that all releases support.
 KUBERNETES = "1.35"
 #: Kinds whose definitions are not Kubernetes' own.
-CUSTOM = {"EnvoyFilter", "DestinationRule", "Gateway", "HTTPRoute", "InferencePool", "LeaderWorkerSet", "PodMonitor"}
+CUSTOM = {
+    "EnvoyFilter",
+    "DestinationRule",
+    "Gateway",
+    "HTTPRoute",
+    "InferencePool",
+    "LeaderWorkerSet",
+    "PodMonitor",
+    "ScaledObject",
+}
 
 FILTERS = {
     name: function

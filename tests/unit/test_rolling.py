@@ -399,3 +399,31 @@ def test_recreate_makes_room_first() -> None:
     assert cluster.least == 0
     assert servers(cluster) == [("qwen-vllm", 2)]
     assert len(cluster.answering()) == 2
+
+
+def test_an_autoscaled_model_comes_as_often_as_the_old_one_is_there() -> None:
+    """Its autoscaler has made three of two; the new one starts with three, and is scaled when it serves."""
+    autoscaling = {"by": "existing", "max_replicas": 4}
+    cluster = LiveCluster(8)
+    install(cluster, stack(autoscaling=autoscaling))
+    (old,) = [item for (kind, name), item in cluster.live.items() if (kind, name) == ("Deployment", "qwen-sglang")]
+    cluster.scale(old, 3)
+    result = change(cluster, stack(engine="vllm", autoscaling=autoscaling))
+    assert result
+    assert servers(cluster) == [("qwen-vllm", 3)]
+    (new,) = [item for item in cluster.list("apps/v1", "Deployment") if item["metadata"]["name"] == "qwen-vllm"]
+    assert "multi-engine.llm-d.ai/initial-replicas" not in new["metadata"]["annotations"]
+
+
+def test_what_was_taken_over_is_left_alone() -> None:
+    """It may still serve, by a route that is older than ours: it is no leftover of a change."""
+    cluster = made(4)
+    labels = {"llm-d.ai/model": "qwen", "multi-engine.llm-d.ai/stack": "llm-d"}
+    metadata = {"name": "ms-decode", "labels": {**labels, "multi-engine.llm-d.ai/adopted-from": "helm.ms"}}
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "vllm:1"}]}}
+    theirs = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {**metadata, "creationTimestamp": "0"}}
+    theirs["spec"] = {"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "template": template}
+    cluster.live["Deployment", "ms-decode"] = theirs
+    assert "ms-decode" not in [workload["name"] for workload in live_serving(cluster)["qwen"]["workloads"]]
+    assert change(cluster, stack(engine="vllm"))
+    assert ("ms-decode", 1) in servers(cluster)

@@ -61,6 +61,8 @@ RECREATE = [(OLD, 0, None), (NEW, None, 2)]
             {"settings": settings(strategy="recreate"), "apart": ["no"]}, ROOM, "recreate", RECREATE, id="apart"
         ),
         pytest.param({"apart": ["no"]}, ROOM, "surge", APART, id="a pool of its own"),
+        # Its autoscaler would give back what in_place takes away.
+        pytest.param({"autoscaled": True}, ROOM, "surge", SURGE, id="autoscaled"),
         pytest.param({"serve": NEW, "old": None, "new_replicas": 2}, FULL, "finish", [], id="done"),
         # Nobody is interrupted where nobody is answered.
         pytest.param({"old_ready": 0}, FULL, "recreate", RECREATE, id="the old one is broken"),
@@ -310,3 +312,12 @@ def test_patches_reach_the_model_wherever_it_is() -> None:
     patch = {"target": {"kind": "Deployment", "name": "qwen-sglang"}, "merge": {"spec": {"minReadySeconds": 7}}}
     (change,) = wanted({"qwen": serving(workload("sglang", "stable", "old"))}, {"patches": [patch]})
     assert '"minReadySeconds": 7' in change["servers"]
+
+
+def test_an_autoscaled_model_is_not_changed_in_place() -> None:
+    (why,) = rollout.plan(a_change(autoscaled=True, settings=settings(strategy="in_place")), ROOM).refusals
+    assert why == (
+        "Model qwen cannot change in_place: its autoscaler would give back what is taken away. Use surge, or recreate, "
+        "which interrupts the model."
+    )
+    assert rollout.plan(a_change(autoscaled=True), FULL).refusals

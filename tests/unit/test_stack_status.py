@@ -17,6 +17,7 @@ MODEL = {
     "version": "0.5.20",
     "image": IMAGE,
     "replicas": 2,
+    "autoscaled": False,
     "devices": {GPU: 4},
     "workloads": [{"kind": "Deployment", "name": "qwen-sglang"}],
     "body_router": "",
@@ -141,6 +142,7 @@ def test_a_healthy_stack() -> None:
                     "version": "0.5.20",
                     "image": IMAGE,
                     "replicas": 2,
+                    "autoscaled": False,
                     "devices": {GPU: 4},
                 },
                 "hops": [
@@ -268,6 +270,34 @@ def test_workloads_that_are_not_in_the_inventory() -> None:
             "devices": {GPU: 2},
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("fewest", "replicas", "ready", "endpoints", "late"),
+    [
+        (1, 3, 3, {"ready": 3, "wanted": 3}, {}),
+        (1, 3, 2, {"ready": 2, "wanted": 3}, {"server": "2 of 3 pods are ready", "endpoints": "2 of 3 pods are ready"}),
+        # Idle, as it may be.
+        (0, 0, 0, {"ready": 0, "wanted": 0}, {}),
+        (
+            1,
+            0,
+            0,
+            {"ready": 0, "wanted": 1},
+            {"server": "it is scaled to 0", "endpoints": "no pod has the labels that"},
+        ),
+    ],
+)
+def test_an_autoscaled_model_is_as_its_autoscaler_wants_it(
+    fewest: int, replicas: int, ready: int, endpoints: dict[str, int], late: dict[str, str]
+) -> None:
+    server = deployment("qwen-sglang", LABELS, replicas, ready)
+    cluster = FakeCluster(Deployment=[EPP, server], Pod=[pod(str(number)) for number in range(ready)])
+    live = look(cluster, {**PARAMS, "models": [{**MODEL, "replicas": fewest, "autoscaled": True}]})
+    (model,) = live["models"]
+    assert model["endpoints"] == endpoints
+    found = {hop["hop"]: hop["reason"] for hop in model["hops"] if not hop["ready"]}
+    assert {name: reason[: len(late.get(name, ""))] for name, reason in found.items()} == late
 
 
 def test_replicas_over_several_nodes() -> None:

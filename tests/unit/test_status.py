@@ -85,6 +85,7 @@ def test_what_is_wanted_is_what_is_composed() -> None:
         "version": "0.5.20",
         "image": IMAGE,
         "replicas": 3,
+        "autoscaled": False,
         "devices": {GPU: 6},
         "workloads": [{"kind": "Deployment", "name": "qwen-sglang"}],
         "body_router": "",

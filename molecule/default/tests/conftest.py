@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
 import shlex
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import testinfra
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster
 
 ROOT = Path(__file__).resolve().parents[3]
 INVENTORY = ROOT / "molecule/default/inventory"
@@ -144,6 +150,23 @@ class Api:
         metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
         self.apply({"apiVersion": api_version, "kind": kind, "metadata": metadata, **content})
 
+    @contextlib.contextmanager
+    def watching(self, kind: str, name: str, field: str, namespace: str = "molecule") -> Iterator[list[str]]:
+        """Collect what ``field`` (a JSON path) of an object is in every version of it meanwhile; full at the end."""
+        command = [str(STATE / "bin/kubectl"), "--kubeconfig", str(STATE / "kubeconfig"), "get", "-n", namespace]
+        command += [kind, name, "--watch", "-o", f'jsonpath={{{field}}}{{"\\n"}}']
+        found: list[str] = []
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            found.append(process.stdout.readline().strip())
+            try:
+                yield found
+            finally:
+                # What was written last is on its way.
+                time.sleep(1)
+                process.terminate()
+                found += process.stdout.read().split()
+
     def delete(self, *words: str) -> None:
         """Delete what ``words`` name."""
         self.kubectl("delete", "--ignore-not-found", *words)
@@ -200,6 +223,14 @@ def ansible(host) -> Ansible:
 @pytest.fixture(scope="session")
 def api(host) -> Api:
     return Api(host)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """The cluster as modules use it, for what a playbook would be a slow way to."""
+    # All that the client reads of a module.
+    params = {"kubeconfig": f"{STATE}/kubeconfig"}
+    return Cluster(SimpleNamespace(params=params, requires=lambda *_names, **_more: None, server_side_dry_run=False))
 
 
 @pytest.fixture(scope="session")
