@@ -46,6 +46,10 @@ options:
       version: {description: Version of the engine., type: str, required: true}
       image: {description: Image of the engine., type: str, required: true}
       replicas: {description: Number of pods that answer., type: int, required: true}
+      autoscaled:
+        description: Whether somebody else writes the replicas; O(models[].replicas) are the fewest then.
+        type: bool
+        default: false
       devices: {description: Accelerators of all pods together., type: dict, default: {}}
       workloads:
         description: Workloads of its model servers.
