@@ -39,5 +39,5 @@ ln -s "$checkout/.collections/ansible_collections/kubernetes" ansible_collection
 cd ansible_collections/llm_d/multi_engine
 # That one test takes every collection for GPL; this one's licence is Apache-2.0.
 mkdir -p tests/sanity
-printf '%s validate-modules:missing-gplv3-license\n' plugins/modules/*.py >"tests/sanity/ignore-$core.txt"
+printf '%s validate-modules:missing-gplv3-license\n' plugins/modules/*.py plugins/lookup/*.py >"tests/sanity/ignore-$core.txt"
 exec ansible-test sanity --local --requirements --python "$version" "$@"
