@@ -18,9 +18,6 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils import history
 from . import changes, composing, rollout, tracks
 from .objects import Object, digest
 
-#: What the planner asks of a model.
-_OF_MODEL = ("name", "engine", "engine_version", "replicas", "rollout", "roles", "renderer")
-
 
 def wanted(
     resolved: Mapping[str, Any], gaie_options: Mapping[str, Any], model_options: Mapping[str, Any]
@@ -60,7 +57,7 @@ def entry(
                 "routing": _without_secrets(composing.routing(alone, gaie_options, place)[name]),
             }
     content = {
-        "model": {key: model.get(key) for key in _OF_MODEL},
+        "model": model,
         "question": changes.question_of(alone),
         "places": places,
     }
@@ -123,7 +120,9 @@ def ways(
     target = found[-1]
     try:
         change = _change(model, live, target, objects.get(model, {}).get(target["revision"]), strategy)
-    except history.HistoryError as error:
+    except (history.HistoryError, KeyError) as error:
+        if isinstance(error, KeyError):
+            error = f"another version of this collection has kept it, without {error}"
         return _refused(f"Model {model} cannot go back to {label(target)}: {error}.\n{told}")
     return {"changes": [change], "refusals": [], "words": _words(model, target)}
 

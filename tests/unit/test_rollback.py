@@ -213,6 +213,17 @@ def test_refused_where_objects_are_lost() -> None:
         assert words in refusal(cluster, kept)
 
 
+def test_refused_where_an_older_version_has_kept_less() -> None:
+    cluster, kept = installed()
+    changed(cluster, kept, engine="vllm")
+    first = kept.record.revisions[0]["revision"]
+    content = history.unpack(kept.record.objects[first])
+    del content["model"]["replicas"]
+    objects = {**kept.record.objects, first: history.pack(content)}
+    kept.record = history.Record(kept.record.revisions, None, objects)
+    assert "another version of this collection has kept it, without 'replicas'" in refusal(cluster, kept)
+
+
 def test_refused_where_nothing_serves_or_nobody_may_look() -> None:
     _cluster, kept = installed()
     kept.remember(stack(engine="vllm"))
