@@ -20,7 +20,7 @@ options:
     type: dict
     required: true
   resolved:
-    description: Result of P(llm_d.multi_engine.resolve#filter).
+    description: Result of M(llm_d.multi_engine.resolve).
     type: dict
     required: true
   knowledge:

@@ -78,8 +78,10 @@ ARGUMENTS = {
     "namespace": {"type": "str", "required": True},
     "timeout": {"type": "int", "default": 600},
 }
-#: Seconds between two looks at the nodes, and after which the pods are asked why.
-PAUSE, PATIENCE = 1, 5
+#: Seconds between two looks at the nodes.
+PAUSE = 1
+#: Seconds after which the pods are asked why.
+PATIENCE = 5
 #: Seconds that what gives devices was installed before, at most: what failed earlier may be mended by now.
 APPLIED_BEFORE = 15
 

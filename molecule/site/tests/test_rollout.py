@@ -9,7 +9,7 @@ import yaml
 from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import ROOT, Traffic
 
 VARIABLES = yaml.safe_load((ROOT / "molecule/site/stand_ins/group_vars/all.yml").read_text())
-SWIFT, ROBIN = VARIABLES["llm_d_models"]
+SWIFT, ROBIN, *OTHERS = VARIABLES["llm_d_models"]
 IMAGE = "localhost/llm-d-multi-engine/stand-in-{}:1"
 SGLANG = {"engine": "sglang", "engine_version": "0.5.23", "image": IMAGE.format("sglang")}
 HOLD = {"hold_seconds": 3}
@@ -38,7 +38,7 @@ def traffic(stand_ins) -> LongTraffic:
 def models(**robin: object) -> list[dict]:
     """Return the stack's models: one with other arguments, the other with what is given."""
     swift = {**copy.deepcopy(SWIFT), "context_length": 2048, "rollout": HOLD}
-    return [swift, {**copy.deepcopy(ROBIN), "rollout": HOLD, **robin}]
+    return [swift, {**copy.deepcopy(ROBIN), "rollout": HOLD, **robin}, *OTHERS]
 
 
 def serving(kube) -> dict[str, list[str]]:

@@ -21,7 +21,7 @@ from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.timeline_page i
 from ansible_collections.llm_d.multi_engine.tests.load.load import Load, told
 
 VARIABLES = yaml.safe_load((ROOT / "molecule/site/stand_ins/group_vars/all.yml").read_text())
-SWIFT, ROBIN = VARIABLES["llm_d_models"]
+SWIFT, ROBIN, *OTHERS = VARIABLES["llm_d_models"]
 NAMESPACE, IMAGE = "stand-ins", "localhost/llm-d-multi-engine/stand-in-{}:1"
 ENGINE = "llm-d.ai/engine-type"
 VLLM = {"engine": "vllm", "engine_version": "0.32.0", "image": IMAGE.format("vllm")}
@@ -38,7 +38,7 @@ def models(strategy: str = "surge", env: dict | None = None, **swift: object) ->
     changed = {**copy.deepcopy(SWIFT), "rollout": {"strategy": strategy, "hold_seconds": 3}, **swift}
     if env:
         changed["env"] = {**VARIABLES["llm_d_model_defaults"]["env"], **env}
-    return [changed, ROBIN]
+    return [changed, ROBIN, *OTHERS]
 
 
 def engines(kube: Kube) -> dict[str, int]:
