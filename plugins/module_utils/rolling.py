@@ -208,7 +208,7 @@ class Rolling:
     def _raised(self, step: Mapping[str, Any], progress: Progress, deadline: float) -> bool:
         """Make the new one, with as many replicas as ``step`` says; return whether it is ready."""
         objects = [self._with_replicas(item, step["new"]) for item in self._servers]
-        routing = self._beside() if self._apart and step["serve"] == OLD else []
+        routing = self._ahead(step["serve"])
         self._apply("gaie", routing)
         start = time.monotonic()
         while True:
@@ -309,7 +309,17 @@ class Rolling:
             if not live or backend_of(live) == old["pool"]:
                 return
             route = _with_backend(route, old["pool"], old["port"])
-        self._apply("gaie", [route])
+        # All of the pool, for nothing of it was made beside where the old one had to make room.
+        self._apply(
+            "gaie", [*(item for item in self._routing if item is not self._route), route] if who == NEW else [route]
+        )
+
+    def _ahead(self, serve: str) -> list[dict]:
+        """Return what of the routing has to be there before the new one is started: pickers before engines."""
+        if self._apart:
+            return self._beside() if serve == OLD else []
+        # Who is selected, and by which requests, is the matter of other steps.
+        return [item for item in self._routing if item is not self._pool and item is not self._route]
 
     def _beside(self) -> list[dict]:
         """Return what routes requests to the new one alone: only those with a header that nobody knows by chance."""
