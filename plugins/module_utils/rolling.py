@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.llm_d.multi_engine.plugins.module_utils import capacity, scaling, trying
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import canary, capacity, scaling, trying
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.applying import Apply
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import (
     Cluster,
@@ -62,6 +62,9 @@ class Progress:
     :ivar ill: seconds for which it has not been ready since.
     :ivar restarts: of the new one's containers when it got them; None before.
     :ivar tried: pods that have given a completion.
+    :ivar begin: what old, new and pickers had counted when the new one got requests, where it is judged by that.
+    :ivar holds: how often it has been judged.
+    :ivar said: what came of it the last time.
     :ivar pending: what is waited for.
     """
 
@@ -71,6 +74,9 @@ class Progress:
     ill: float = 0
     restarts: int | None = None
     tried: list[str] = field(default_factory=list)
+    begin: dict[str, Any] | None = None
+    holds: int = 0
+    said: str = ""
     pending: list[Pending] = field(default_factory=list)
 
 
@@ -192,7 +198,10 @@ class Rolling:
             self._try(progress)
         if step["serve"] != OLD:
             self._serve(step["serve"])
-        progress.done = not step["hold"] or self._held(step["hold"], progress, deadline)
+        if step["judge"]:
+            progress.done = self._proven(step["hold"], progress, deadline)
+        else:
+            progress.done = not step["hold"] or self._held(step["hold"], progress, deadline)
 
     def _old(self, step: Mapping[str, Any], progress: Progress, deadline: float) -> bool:
         """Let the old one have as many replicas as ``step`` says; return whether that is so."""
@@ -266,6 +275,48 @@ class Rolling:
                 return False
             time.sleep(pause)
             progress.held, progress.ill = (progress.held + pause, 0) if well else (0, progress.ill + pause)
+
+    def _proven(self, seconds: float, progress: Progress, deadline: float) -> bool:
+        """Watch the new one while it serves, and compare it with the old one; return whether it may go on.
+
+        :raises Worse: when it does worse, or too little is known and the model goes back then.
+        """
+        if progress.begin is None:
+            progress.begin = self._counted()
+        while self._held(seconds, progress, deadline):
+            progress.holds += 1
+            follows, progress.said = canary.judged(
+                progress.begin, self._counted(), self._params["settings"], progress.holds
+            )
+            if follows == "on":
+                return True
+            if follows == "back":
+                raise Worse(f"The new one was judged after {progress.holds} holds of {seconds} s. {progress.said}")
+            progress.held = 0
+        return False
+
+    def _counted(self) -> dict[str, Any]:
+        """Return what the pods of old and new, and their pickers, have counted."""
+        old, new, metrics = self._params["old"], self._params["new"], self._params["metrics"]
+        sides = {OLD: old, NEW: {**new, "port": self._params["question"]["port"]}}
+        return {
+            **{
+                name: canary.readings(
+                    self._cluster,
+                    self._pods({**self._labels(side), SERVING_LABEL: "true"}),
+                    side["port"],
+                    metrics[name],
+                )
+                for name, side in sides.items()
+                if side
+            },
+            "pickers": self.pickers(),
+        }
+
+    def pickers(self) -> dict[str, dict]:
+        """Return by pod what the pickers of both have counted."""
+        pools = [side["pool"] for side in (self._params["old"], self._params["new"]) if side]
+        return canary.pickers(self._cluster, self._namespace, pools, self._params["metrics"]["picker"])
 
     def _is_well(self, progress: Progress) -> bool:
         """Whether the new one is ready.

@@ -129,8 +129,8 @@ def text(labels: dict[str, str]) -> str:
 class Plugin(ActionModule):
     """Runs the module's own code in this process."""
 
-    def __init__(self, cluster: LiveCluster, change: dict[str, Any]) -> None:
-        arguments = {"change": change}
+    def __init__(self, cluster: LiveCluster, change: dict[str, Any], **arguments: Any) -> None:
+        arguments["change"] = change
         self._task = SimpleNamespace(args=arguments, check_mode=False)
         self._display = SimpleNamespace(display=lambda _text: None)
         self._cluster = cluster
@@ -145,6 +145,7 @@ class Plugin(ActionModule):
             "force_conflicts": False,
             "adopt": False,
             "timeout": 60,
+            "observe": False,
             "part": None,
             **self._task.args,
             **more,
