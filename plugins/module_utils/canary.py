@@ -59,10 +59,10 @@ def readings(cluster: Cluster, pods: Iterable[dict], port: int, metrics: Mapping
 def pickers(cluster: Cluster, namespace: str, pools: Iterable[str], metrics: Mapping[str, Any]) -> dict[str, dict]:
     """Return by pod what the pickers of ``pools`` have counted.
 
-    :param metrics: as for :func:`readings`, and ``port``.
+    :param metrics: as for :func:`readings`, and ``port``, without which nobody is asked.
     """
     found: dict[str, dict] = {}
-    for pool in dict.fromkeys(pools):
+    for pool in dict.fromkeys(pools if "port" in metrics else ()):
         pods = cluster.list("v1", "Pod", namespace, f"{_PICKER_LABEL}={pool}-epp")
         found |= readings(cluster, pods, metrics["port"], metrics)
     return found

@@ -305,7 +305,7 @@ class Rolling:
                     self._cluster,
                     self._pods({**self._labels(side), SERVING_LABEL: "true"}),
                     side["port"],
-                    metrics[name],
+                    metrics.get(name, {}),
                 )
                 for name, side in sides.items()
                 if side
@@ -316,7 +316,7 @@ class Rolling:
     def pickers(self) -> dict[str, dict]:
         """Return by pod what the pickers of both have counted."""
         pools = [side["pool"] for side in (self._params["old"], self._params["new"]) if side]
-        return canary.pickers(self._cluster, self._namespace, pools, self._params["metrics"]["picker"])
+        return canary.pickers(self._cluster, self._namespace, pools, self._params["metrics"].get("picker", {}))
 
     def _is_well(self, progress: Progress) -> bool:
         """Whether the new one is ready.

@@ -37,7 +37,12 @@ options:
       servers: {description: 'Objects of role C(model_service) for it, or their JSON.', type: raw, required: true}
       routing: {description: 'Objects of role C(gaie) for it, or their JSON.', type: raw, required: true}
       question: {description: 'How to ask one of its pods: served_name, port and api_key.', type: dict, required: true}
-      metrics: {description: 'What tells of the requests of old, new and picker.', type: dict, required: true}
+      metrics:
+        description: >-
+          What tells of the requests of old, new and picker. Of one that is missing nothing is known, and a canary is
+          judged without.
+        type: dict
+        default: {}
   force_conflicts:
     description: Take over fields that another manager owns.
     type: bool
@@ -147,7 +152,7 @@ ARGUMENTS = {
             "servers": {"type": "raw", "required": True},
             "routing": {"type": "raw", "required": True},
             "question": {"type": "dict", "required": True},
-            "metrics": {"type": "dict", "required": True},
+            "metrics": {"type": "dict", "default": {}},
         },
     },
     "force_conflicts": {"type": "bool", "default": False},
@@ -196,7 +201,7 @@ def reached(module, result: dict) -> Cluster | None:
         try:
             return Cluster(module)
         except Unreachable as error:
-            if not part or not part["progress"]:
+            if not part:
                 raise
             if time.monotonic() >= deadline:
                 progress = Progress(**part["progress"])

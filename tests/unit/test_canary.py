@@ -151,6 +151,15 @@ def test_too_few_requests_are_waited_for_and_said(monkeypatch: pytest.MonkeyPatc
     assert "unknown: the new one finished 2 requests, fewer than the 20 that say something" in result["notes"][0]
 
 
+def test_without_metrics_it_is_judged_by_restarts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary, "page", Traffic().page)
+    cluster, wanted = made(4), stack(engine="vllm", rollout={**SETTINGS, "on_unknown": "back"})
+    (one,) = changes.wanted(wanted, live_serving(cluster), shipped.GAIE_OPTIONS, shipped.MODEL_OPTIONS)
+    result = Plugin(cluster, {**one, "metrics": {}}, observe=True).go()
+    assert "unknown: the new one's metrics do not tell how many requests it finished" in result["msg"]
+    assert servers(cluster) == [("qwen-sglang", 2)]
+
+
 def test_killed_between_two_steps_the_next_run_goes_on_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canary, "page", Traffic().page)
     wanted = stack(engine="vllm", rollout=SETTINGS)
