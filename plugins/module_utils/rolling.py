@@ -83,7 +83,7 @@ class Progress:
 class Rolling:
     """One change of one model.
 
-    :param params: parameters of module ``rollout``.
+    :param params: parameters of module ``rollout``, and ``show``: whether somebody wants to see diffs.
     :param servers: objects of role ``model_service`` for the new one.
     :param routing: objects of role ``gaie`` for the new one.
     """
@@ -424,7 +424,7 @@ class Rolling:
             "upgrade_sources": False,
             "wait_timeout": self._params["timeout"],
         }
-        apply = Apply(self._cluster, params, False)
+        apply = Apply(self._cluster, params, False, show=self._params["show"])
         try:
             return apply.all(objects, ready_first=ready_first)
         finally:

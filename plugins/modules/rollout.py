@@ -225,6 +225,7 @@ def run(module, cluster: Cluster, result: dict) -> None:
         **{name: params[name] for name in ("stack", "namespace", "adopt", "force_conflicts", "timeout")},
         **{name: plan[name] for name in ("old", "new", "leftovers", "settings")},
         **{name: change[name] for name in ("model", "question", "metrics")},
+        "show": module._diff,
     }
     servers, routing = (documents.objects_of([change[name]]) for name in ("servers", "routing"))
     rolling = Rolling(cluster, own, servers, routing)

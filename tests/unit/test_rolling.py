@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,6 +123,20 @@ def frozen(cluster: LiveCluster) -> bytes:
     return copy
 
 
+class AtOnce(Executor):
+    """Does what it is asked for without threads."""
+
+    def __init__(self, _workers: int) -> None: ...
+
+    def submit(self, call: Callable, /, *args: Any, **options: Any) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(call(*args, **options))
+        except BaseException as error:  # noqa: BLE001 (it is raised by result)
+            future.set_exception(error)
+        return future
+
+
 def text(labels: dict[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in labels.items())
 
@@ -151,7 +166,7 @@ class Plugin(ActionModule):
             **more,
         }
         result: dict[str, Any] = {"changed": False}
-        stub = SimpleNamespace(params=params, warn=print, check_mode=False)
+        stub = SimpleNamespace(params=params, warn=print, check_mode=False, _diff=False)
         try:
             module.run(stub, self._cluster, result)
         except ClusterError as error:
@@ -195,7 +210,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rolling.time, "sleep", lambda _seconds: None)
     monkeypatch.setattr(rolling, "why_not_ready", lambda *_arguments: (["no reason"], False))
     # Threads are slower than a dictionary.
-    monkeypatch.setattr(applying, "_WORKERS", 1)
+    monkeypatch.setattr(applying, "ThreadPoolExecutor", AtOnce)
     # Nobody else is there.
     monkeypatch.setattr(module.RunLease, "check", lambda _self: None)
     monkeypatch.setattr(module.RunLease, "__enter__", lambda self: self)
