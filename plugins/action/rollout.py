@@ -7,9 +7,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import canary
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.lease import whoami
 from ansible_collections.llm_d.multi_engine.plugins.modules import rollout as module
+from ansible_collections.llm_d.multi_engine.plugins.modules import rollout_history
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import rollout
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.here import ModuleAction
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import to_plain
@@ -17,6 +19,7 @@ from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.progress import
 
 #: Seconds that each part of a step takes at most: short ones first, to say soon what is missing.
 SLICES = (10, 10, 20)
+_PLACE = ("stack", "namespace")
 
 
 class ActionModule(ModuleAction):
@@ -62,6 +65,7 @@ class ActionModule(ModuleAction):
         failure = self._all(plan.steps, wanted, holder, result, task_vars)
         if failure:
             self._fail(failure, plan, wanted, holder, result, task_vars)
+            self._keep(wanted, result["msg"], task_vars)
         return result
 
     def _fail(
@@ -90,6 +94,12 @@ class ActionModule(ModuleAction):
             result["msg"] += f"\nGoing back to {old} failed, too: {again.get('msg')}\nRun this again."
         else:
             result["msg"] = f"Model {wanted.model} stays on {old}, and lost no request. {result['msg']}"
+
+    def _keep(self, wanted: rollout.Change, reason: str, task_vars: dict | None) -> None:
+        """Note down why it failed, for the status and whoever looks into it."""
+        given = {name: self._task.args[name] for name in (*_PLACE, *AUTH_ARG_SPEC) if name in self._task.args}
+        failure = {"model": wanted.model, "revision": wanted.new["revision"], "wanted": wanted.new["label"]}
+        self.call(rollout_history, {**given, "failure": {**failure, "reason": reason}}, task_vars)
 
     def _all(
         self,

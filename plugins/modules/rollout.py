@@ -224,7 +224,8 @@ def run(module, cluster: Cluster, result: dict) -> None:
     own = {
         **{name: params[name] for name in ("stack", "namespace", "adopt", "force_conflicts", "timeout")},
         **{name: plan[name] for name in ("old", "new", "leftovers", "settings")},
-        **{name: change[name] for name in ("model", "question", "metrics")},
+        **{name: change[name] for name in ("model", "question")},
+        "metrics": change.get("metrics") or {},
         "show": module._diff,
     }
     servers, routing = (documents.objects_of([change[name]]) for name in ("servers", "routing"))

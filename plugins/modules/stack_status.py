@@ -140,6 +140,7 @@ calls:
 
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import history
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import (
     Cluster,
     ClusterError,
@@ -200,6 +201,8 @@ KINDS = {
     "InferencePool": "inference.networking.k8s.io/v1",
     "HTTPRoute": GATEWAY_API,
 }
+#: What is known of a model that has never served.
+NOTHING: dict = {"revisions": [], "failure": None}
 #: Label by which Gateway API finds what an implementation made for a Gateway.
 GATEWAY_LABEL = "gateway.networking.k8s.io/gateway-name"
 
@@ -250,12 +253,19 @@ def look(cluster: Cluster, params: dict) -> dict:
     seen = Seen(params["namespace"])
     for kind in KINDS:
         seen.read(cluster, kind, f"{STACK_LABEL}={params['stack']}")
+    known = past(cluster, params["stack"], params["namespace"])
     wanted = {(entry["kind"], entry["name"]) for model in params["models"] for entry in model["workloads"]}
     return {
         "server": cluster.server,
         **{name: params[name] for name in ("stack", "namespace", "release")},
         "gateway": gateway(cluster, params["gateway_name"], params["gateway_namespace"]),
-        "models": [model_state(seen, model, params) for model in params["models"]],
+        "models": [
+            {
+                **model_state(seen, model, params),
+                "history": None if known is None else known.get(model["name"], NOTHING),
+            }
+            for model in params["models"]
+        ],
         "others": [
             other(seen, item, params)
             for kind in MODEL_SERVERS
@@ -263,6 +273,21 @@ def look(cluster: Cluster, params: dict) -> dict:
             if MODEL_LABEL in labels_of(item) and (kind, item["metadata"]["name"]) not in wanted
         ],
     }
+
+
+def past(cluster: Cluster, stack: str, namespace: str) -> dict[str, dict] | None:
+    """Return by model what served it and why its last change failed; None where the credentials may not look."""
+    try:
+        known = history.read(cluster, stack, namespace)
+    except Forbidden:
+        return None
+    return {name: {"revisions": list(map(told, one.revisions)), "failure": one.failure} for name, one in known.items()}
+
+
+def told(revision: dict) -> dict:
+    """Return what is of interest of a revision."""
+    names = ("revision", "since", "engine", "version", "image", "release")
+    return {**{name: revision.get(name, "") for name in names}, "back_from": revision.get("back_from")}
 
 
 def labels_of(item: dict) -> dict:

@@ -40,14 +40,13 @@ def wanted(
     found = []
     for model in there:
         name, live = model["name"], serving[model["name"]]
-        revision = _revision(composed[name])
+        revision = revision_of(composed[name])
         if not rollout.is_needed(model, live, revision, prune):
             continue
         alone = {**resolved, "models": [model]}
-        picker = _picker(composing.routing(alone, gaie_options, {name: live})[name])
+        picker = picker_of(composing.routing(alone, gaie_options, {name: live})[name])
         change, target = rollout.change(model, live, revision, picker)
         place = {name: target}
-        (question,) = questions.questions(tracks.overlaid(alone, place))
         found.append(
             {
                 "model": name,
@@ -55,11 +54,17 @@ def wanted(
                 "target": target,
                 "servers": json.dumps(composing.model_servers(alone, model_options, place)[name]),
                 "routing": json.dumps(composing.routing(alone, gaie_options, place)[name]),
-                "question": {key: question[key] for key in _ASKED},
+                "question": question_of(alone),
                 "metrics": _metrics(resolved, model, change),
             }
         )
     return found
+
+
+def question_of(alone: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how to ask a pod of the only model of a stack."""
+    (question,) = questions.questions(alone)
+    return {key: question[key] for key in _ASKED}
 
 
 def pending(resolved: Mapping[str, Any], serving: Mapping[str, Any]) -> list[str]:
@@ -83,11 +88,12 @@ def _traffic(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: metrics[name] for name in ("path", "requests", "errors", "latency") if name in metrics}
 
 
-def _revision(objects: Sequence[Object]) -> str:
+def revision_of(objects: Sequence[Object]) -> str:
+    """Return the revision of a model by its objects of role ``model_service``."""
     return next(item["metadata"]["annotations"][REVISION] for item in objects if tracks.is_server(item))
 
 
-def _picker(objects: Sequence[Object]) -> dict[str, Any]:
+def picker_of(objects: Sequence[Object]) -> dict[str, Any]:
     """Return what tells whether one pool and its picker will do for old and new."""
     (pool,) = [item["spec"] for item in objects if item["kind"] == "InferencePool"]
     (template,) = [item["spec"]["template"] for item in objects if item["kind"] == "Deployment"]

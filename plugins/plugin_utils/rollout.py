@@ -360,7 +360,7 @@ def _canary(wanted: Change, room: Room) -> list[Step]:
     beside = None if room.fits is None or room.fits >= room.missing else max(0, room.fits - taken)
     steps: list[Step] = []
     new = count
-    for new, left in canary.shares(wanted.settings["steps"], count, had, min_ready(wanted), beside):
+    for new, left in canary.shares(wanted.settings.get("steps", ()), count, had, min_ready(wanted), beside):
         old = left if left < had else None
         there = f"{new} x {_label(wanted.new)} beside {left} x {_label(wanted.old)}"
         if not steps:

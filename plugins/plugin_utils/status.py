@@ -101,6 +101,7 @@ def _model(model: Mapping[str, Any], gateway: Mapping[str, Any]) -> dict[str, An
         **{name: model[name] for name in ("wanted", "endpoints", "devices")},
         "running": running,
         "hops": hops,
+        "history": model["history"],
     }
 
 

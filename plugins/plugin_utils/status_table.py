@@ -27,6 +27,7 @@ def table(status: Mapping[str, Any]) -> str:
         _section("Not compared:", (f"role {item['role']}: {item['reason']}" for item in status["unknown"])),
         _section("Not in the inventory:", map(_other, status["others"])),
         _section("Not ready:", _unready(status)),
+        _section("Changes:", _changes(status)),
         [_verdict(status)],
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
@@ -98,6 +99,24 @@ def _unready(status: Mapping[str, Any]) -> list[str]:
     for model in status["models"]:
         late += [f"{model['name']}, {hop['hop']}: {hop['object']}: {hop['reason']}" for hop in late_alone(model)]
     return late
+
+
+def _changes(status: Mapping[str, Any]) -> list[str]:
+    """Return what a person has to know of the last changes: that one failed, or was taken back."""
+    lines = []
+    for model in status["models"]:
+        past = model["history"] or {"revisions": [], "failure": None}
+        last = past["revisions"][-1] if past["revisions"] else {}
+        left, failure = last.get("back_from"), past["failure"]
+        # Where the inventory asks for that by now, nobody has to know.
+        if left and not status["ok"]:
+            place = f"{last['engine']} {last['version']}, revision {last['revision']}"
+            came = f"{left['engine']} {left['version']}, revision {left['revision']}"
+            lines.append(f"{model['name']} went back to {place}, from {came}, at {last['since']}")
+        if failure:
+            wanted = f"{failure['wanted']}, revision {failure['revision']}"
+            lines.append(f"{model['name']} could not change to {wanted}, at {failure['at']}: {failure['reason']}")
+    return lines
 
 
 def _verdict(status: Mapping[str, Any]) -> str:

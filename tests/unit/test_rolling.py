@@ -44,6 +44,8 @@ class LiveCluster(FakeCluster):
         self.tried: set[str] = set()
         #: Smallest number of pods that answered after any write since it was set, None to look away.
         self.least: int | None = None
+        #: What was noted down of changes that failed.
+        self.failures: list[dict[str, str]] = []
 
     def apply(self, item: dict, force: bool, dry_run: bool) -> dict:
         key = item["kind"], item["metadata"]["name"]
@@ -152,6 +154,11 @@ class Plugin(ActionModule):
 
     def go(self) -> dict[str, Any]:
         return self.follow({}, self._module({}, None)["room"], None)
+
+    def call(self, module: Any, arguments: Any, _task_vars: Any) -> dict[str, Any]:
+        assert module.__name__.endswith("rollout_history")
+        self._cluster.failures.append(arguments["failure"])
+        return {}
 
     def _module(self, more: dict[str, Any], _task_vars: Any) -> dict[str, Any]:
         params = {
@@ -374,6 +381,8 @@ def test_one_that_is_not_fit_leaves_the_old_one(fault: str, devices: int, more: 
     assert "serving" not in result
     assert result["msg"].startswith("Model qwen stays on sglang (")
     assert {"never ready": "Not ready after", "mute": "answered 500"}[fault] in result["msg"]
+    (failure,) = cluster.failures
+    assert (failure["model"], failure["wanted"], failure["reason"]) == ("qwen", "vllm 0.32.0", result["msg"])
     assert servers(cluster) == [("qwen-sglang", 2)]
     assert len(cluster.answering()) == 2
     # Nothing is left of it, but what stands for all that a role has applied.

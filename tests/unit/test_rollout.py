@@ -324,7 +324,7 @@ def wanted(live: dict[str, Any], *models: Any, **changed: Any) -> list[dict[str,
     composed = composing.routing(resolved, shipped.GAIE_OPTIONS)
     for name, there in live.items():
         # The picker that is there will do.
-        there.update(changes._picker(composed[name]))
+        there.update(changes.picker_of(composed[name]))
     return changes.wanted(resolved, live, shipped.GAIE_OPTIONS, shipped.MODEL_OPTIONS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -95,10 +96,17 @@ class FakeCluster:
             # As in a cluster that does not know the kind.
             "LeaderWorkerSet": [],
             "Pod": [pod("a"), pod("b"), pod("epp", {"app": "epp"})],
+            "ConfigMap": [],
             "edge": [deployment("gate-istio", {"app": "gate"})],
             **kinds,
         }
         self.asked: list[tuple] = []
+
+    def raw(self, _method: str, path: str, accept: str, **query: str) -> dict:
+        assert path == "/api/v1/namespaces/llm-d/configmaps"
+        assert query["labelSelector"].endswith("/stack=birds,multi-engine.llm-d.ai/role=rollout")
+        assert "PartialObjectMetadataList" in accept
+        return {"items": self._answer("ConfigMap")}
 
     def _answer(self, kind: str) -> list[dict]:
         if kind in self._refuses:
@@ -155,6 +163,7 @@ def test_a_healthy_stack() -> None:
                 "endpoints": {"ready": 2, "wanted": 2},
                 "running": [{"engine": "sglang", "image": IMAGE, "pods": 2, "ready": 2}],
                 "devices": {GPU: 4},
+                "history": {"revisions": [], "failure": None},
             }
         ],
         "others": [],
@@ -358,3 +367,22 @@ def test_what_runs_while_a_rollout_goes_on() -> None:
 )
 def test_devices_that_are_held(pods: list[dict], count: dict[str, int]) -> None:
     assert held(pods, [GPU, "amd.com/gpu"]) == count
+
+
+def test_what_served_before_and_why_the_last_change_failed() -> None:
+    revision = {"revision": "a1", "asked": "x", "since": "1", "engine": "sglang", "version": "0.5.20", "image": "i"}
+    failure = {"at": "2", "revision": "b2", "wanted": "vllm 0.30.0", "reason": "no"}
+    notes = {
+        "multi-engine.llm-d.ai/revisions": json.dumps([revision]),
+        "multi-engine.llm-d.ai/failure": json.dumps(failure),
+    }
+    noted = {"metadata": {"name": "any", "labels": {"llm-d.ai/model": "qwen"}, "annotations": notes}}
+    (model,) = look(FakeCluster(ConfigMap=[noted]), PARAMS)["models"]
+    told = {name: value for name, value in revision.items() if name != "asked"}
+    assert model["history"] == {"revisions": [{**told, "release": "", "back_from": None}], "failure": failure}
+
+
+def test_who_may_not_read_config_maps_sees_the_rest() -> None:
+    (model,) = look(FakeCluster({"ConfigMap": Forbidden("no")}), PARAMS)["models"]
+    assert model["history"] is None
+    assert all(hop["ready"] for hop in model["hops"])

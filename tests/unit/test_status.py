@@ -51,6 +51,7 @@ def model(name: str = "qwen", **more: Any) -> dict[str, Any]:
         "running": [group()],
         "devices": {GPU: 4},
         "hops": [hop(each, late.get(each, ""), name) for each in (*NAMES, "endpoints")],
+        "history": {"revisions": [], "failure": None},
         **more,
     }
 
@@ -370,6 +371,29 @@ def test_the_table_of_a_stack_that_is_not_installed() -> None:
     nothing = model(late=dict.fromkeys([*NAMES, "endpoints"], absent), running=[], devices={})
     assert table(report(live(nothing, gateway=gateway(absent)), {}, TIME)).endswith("\n\nNot installed.")
     assert table(report(live(nothing), {}, TIME)).endswith("\n\nNot as wanted: unready.")
+
+
+def test_the_table_tells_of_changes_that_failed_or_were_taken_back() -> None:
+    left = {"engine": "vllm", "version": "0.30.0", "revision": "b2"}
+    last = {"engine": "sglang", "version": "0.5.20", "revision": "a1", "since": TIME, "back_from": left}
+    failure = {"at": TIME, "revision": "c3", "wanted": "vllm 0.31.0", "reason": "It was not ready:\n  no GPU"}
+    models = [
+        model("qwen", history={"revisions": [last], "failure": None}, late={"server": "no"}),
+        model("swan", history={"revisions": [{**last, "back_from": None}], "failure": failure}),
+        # Nobody may look.
+        model("crow", history=None),
+    ]
+    status = report(live(*models), {}, TIME)
+    assert [entry["history"] for entry in status["models"]] == [entry["history"] for entry in models]
+    assert f"""
+Changes:
+  qwen went back to sglang 0.5.20, revision a1, from vllm 0.30.0, revision b2, at {TIME}
+  swan could not change to vllm 0.31.0, revision c3, at {TIME}: It was not ready:
+      no GPU
+
+Not as wanted: unready.""" in table(status)
+    well = report(live(model("qwen", history={"revisions": [last], "failure": None})), {}, TIME)
+    assert "went back" not in table(well)
 
 
 def test_several_kinds_of_devices() -> None:

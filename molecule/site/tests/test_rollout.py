@@ -51,6 +51,12 @@ def serving(kube) -> dict[str, list[str]]:
     return found
 
 
+def past(run, model: str) -> dict:
+    """Return what the status says of what served ``model`` before."""
+    (status,) = [result["status"] for _name, result in run.results if "status" in result]
+    return next(entry["history"] for entry in status["models"] if entry["name"] == model)
+
+
 BEFORE = {"swift": ["swift-sglang"] * 2, "robin": ["robin-vllm"] * 2}
 AFTER = {"swift": ["swift-sglang-canary"] * 2, "robin": ["robin-sglang"] * 2}
 
@@ -83,6 +89,19 @@ def test_another_engine_and_other_arguments_and_back(ansible, kube, traffic) -> 
         alone = ansible("stand-ins", "models", options="--tags model_service", llm_d_models=unfit).failed()
         assert "model robin is served by robin-sglang" in alone
         assert serving(kube) == AFTER
+
+        # Back to what served before, which needs no inventory.
+        reason = past(ansible("stand-ins", "status", llm_d_models=wanted).ok(), "robin")["failure"]["reason"]
+        assert "Deployment stand-ins/robin-vllm: 0 of 2 pods are ready" in reason
+        assert "Several models can go back" in ansible("stand-ins", "rollback").failed()
+        back = {"rollback_model": "robin", "llm_d_models": ["broken"]}
+        ansible("stand-ins", "rollback", options="--check", **back).ok(changed=True)
+        assert serving(kube) == AFTER
+        ansible("stand-ins", "rollback", **back).ok(changed=True)
+        assert serving(kube) == {**AFTER, "robin": BEFORE["robin"]}
+        after = ansible("stand-ins", "status", llm_d_models=wanted)
+        assert "another engine or version runs: robin" in after.failed()
+        assert past(after, "robin")["revisions"][-1]["back_from"]["engine"] == "sglang"
 
         ansible("stand-ins", "models").ok(changed=True)
         assert serving(kube) == BEFORE
