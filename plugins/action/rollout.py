@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import canary
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.lease import whoami
 from ansible_collections.llm_d.multi_engine.plugins.modules import rollout as module
 from ansible_collections.llm_d.multi_engine.plugins.modules import rollout_history
@@ -57,7 +58,9 @@ class ActionModule(ModuleAction):
         ]
         if self._task.check_mode:
             return result
-        result.update(objects=[], timeline=[])
+        result.update(objects=[], timeline=[], notes=[])
+        # What pickers had counted at the last look, by pod.
+        self._counted: dict[str, Any] = {}
         holder = whoami()
         failure = self._all(plan.steps, wanted, holder, result, task_vars)
         if failure:
@@ -77,6 +80,7 @@ class ActionModule(ModuleAction):
         """Go back to the old one where the new one is at fault, and say why."""
         result.update(failed=True, msg=failure.get("msg", "the module did not say why"))
         del result["serving"]
+        result["notes"].append(result["msg"])
         if not failure.get("worse"):
             result["msg"] += f"\nModel {wanted.model} is in the middle of a change. The next run goes on from there."
             return
@@ -85,7 +89,7 @@ class ActionModule(ModuleAction):
             return
         old = wanted.old["label"] if wanted.old else ""
         self._display.display(f"  {first_line({'name': '', 'reason': result['msg']})}: going back to {old}")
-        again = self._all(plan.back, wanted, holder, result, task_vars)
+        again = self._all(plan.back, wanted, holder, result, task_vars, len(plan.steps))
         if again:
             result["msg"] += f"\nGoing back to {old} failed, too: {again.get('msg')}\nRun this again."
         else:
@@ -104,8 +108,9 @@ class ActionModule(ModuleAction):
         holder: str,
         result: dict,
         task_vars: dict | None,
+        before: int = 0,
     ) -> dict | None:
-        """Take ``steps``; return the answer of the one that failed, if one did."""
+        """Take ``steps``, ``before`` which there were others; return the answer of the one that failed, if one did."""
         for number, step in enumerate(steps, 1):
             head = f"model {wanted.model}, step {number} of {len(steps)}: {step.words}"
             part = {"step": vars(step), "holder": holder, "last": number == len(steps)}
@@ -117,17 +122,28 @@ class ActionModule(ModuleAction):
                 self._join(result, answer)
                 if answer.get("failed"):
                     return answer
+                if answer["progress"]["holds"] != progress.get("holds", 0):
+                    said = answer["progress"]["said"]
+                    result["notes"].append(f"{step.words}: {said}")
+                    self._display.display(f"  {said}")
                 progress, turn = answer["progress"], turn + 1
-                self._note(result, wanted, step, answer)
+                self._note(result, wanted, before + number, step, answer)
                 self._show(head, answer, time.time() - began)
         return None
 
-    def _note(self, result: dict, wanted: rollout.Change, step: rollout.Step, answer: dict) -> None:
+    def _note(self, result: dict, wanted: rollout.Change, number: int, step: rollout.Step, answer: dict) -> None:
         """Write down what is there at this moment."""
-        entry = {"model": wanted.model, "step": step.words, "serve": step.serve, "ready": answer["ready"]}
+        if not answer["ready"]:
+            # The API server was away.
+            return
+        entry = {"model": wanted.model, "step": number, "words": step.words, "serve": step.serve}
+        entry["ready"] = answer["ready"]
         last = result["timeline"][-1] if result["timeline"] else {}
-        if {key: last.get(key) for key in entry} != entry:
-            result["timeline"].append({"at": round(time.time(), 1), **entry})
+        seen = answer.get("pickers") or {}
+        if seen or {key: last.get(key) for key in entry} != entry:
+            traffic = canary.between(self._counted, seen) if seen else {}
+            result["timeline"].append({"at": round(time.time(), 1), **entry, **traffic})
+        self._counted.update(seen)
 
     def _show(self, head: str, answer: dict, spent: float) -> None:
         ready = answer["ready"]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.llm_d.multi_engine.plugins.module_utils import capacity, scaling, trying
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import canary, capacity, scaling, trying
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.applying import Apply
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import (
     Cluster,
@@ -62,6 +62,9 @@ class Progress:
     :ivar ill: seconds for which it has not been ready since.
     :ivar restarts: of the new one's containers when it got them; None before.
     :ivar tried: pods that have given a completion.
+    :ivar begin: what old, new and pickers had counted when the new one got requests, where it is judged by that.
+    :ivar holds: how often it has been judged.
+    :ivar said: what came of it the last time.
     :ivar pending: what is waited for.
     """
 
@@ -71,13 +74,16 @@ class Progress:
     ill: float = 0
     restarts: int | None = None
     tried: list[str] = field(default_factory=list)
+    begin: dict[str, Any] | None = None
+    holds: int = 0
+    said: str = ""
     pending: list[Pending] = field(default_factory=list)
 
 
 class Rolling:
     """One change of one model.
 
-    :param params: parameters of module ``rollout``.
+    :param params: parameters of module ``rollout``, and ``show``: whether somebody wants to see diffs.
     :param servers: objects of role ``model_service`` for the new one.
     :param routing: objects of role ``gaie`` for the new one.
     """
@@ -192,7 +198,10 @@ class Rolling:
             self._try(progress)
         if step["serve"] != OLD:
             self._serve(step["serve"])
-        progress.done = not step["hold"] or self._held(step["hold"], progress, deadline)
+        if step["judge"]:
+            progress.done = self._proven(step["hold"], progress, deadline)
+        else:
+            progress.done = not step["hold"] or self._held(step["hold"], progress, deadline)
 
     def _old(self, step: Mapping[str, Any], progress: Progress, deadline: float) -> bool:
         """Let the old one have as many replicas as ``step`` says; return whether that is so."""
@@ -208,7 +217,7 @@ class Rolling:
     def _raised(self, step: Mapping[str, Any], progress: Progress, deadline: float) -> bool:
         """Make the new one, with as many replicas as ``step`` says; return whether it is ready."""
         objects = [self._with_replicas(item, step["new"]) for item in self._servers]
-        routing = self._beside() if self._apart and step["serve"] == OLD else []
+        routing = self._ahead(step["serve"])
         self._apply("gaie", routing)
         start = time.monotonic()
         while True:
@@ -267,6 +276,48 @@ class Rolling:
             time.sleep(pause)
             progress.held, progress.ill = (progress.held + pause, 0) if well else (0, progress.ill + pause)
 
+    def _proven(self, seconds: float, progress: Progress, deadline: float) -> bool:
+        """Watch the new one while it serves, and compare it with the old one; return whether it may go on.
+
+        :raises Worse: when it does worse, or too little is known and the model goes back then.
+        """
+        if progress.begin is None:
+            progress.begin = self._counted()
+        while self._held(seconds, progress, deadline):
+            progress.holds += 1
+            follows, progress.said = canary.judged(
+                progress.begin, self._counted(), self._params["settings"], progress.holds
+            )
+            if follows == "on":
+                return True
+            if follows == "back":
+                raise Worse(f"The new one was judged after {progress.holds} holds of {seconds} s. {progress.said}")
+            progress.held = 0
+        return False
+
+    def _counted(self) -> dict[str, Any]:
+        """Return what the pods of old and new, and their pickers, have counted."""
+        old, new, metrics = self._params["old"], self._params["new"], self._params["metrics"]
+        sides = {OLD: old, NEW: {**new, "port": self._params["question"]["port"]}}
+        return {
+            **{
+                name: canary.readings(
+                    self._cluster,
+                    self._pods({**self._labels(side), SERVING_LABEL: "true"}),
+                    side["port"],
+                    metrics.get(name, {}),
+                )
+                for name, side in sides.items()
+                if side
+            },
+            "pickers": self.pickers(),
+        }
+
+    def pickers(self) -> dict[str, dict]:
+        """Return by pod what the pickers of both have counted."""
+        pools = [side["pool"] for side in (self._params["old"], self._params["new"]) if side]
+        return canary.pickers(self._cluster, self._namespace, pools, self._params["metrics"].get("picker", {}))
+
     def _is_well(self, progress: Progress) -> bool:
         """Whether the new one is ready.
 
@@ -309,7 +360,17 @@ class Rolling:
             if not live or backend_of(live) == old["pool"]:
                 return
             route = _with_backend(route, old["pool"], old["port"])
-        self._apply("gaie", [route])
+        # All of the pool, for nothing of it was made beside where the old one had to make room.
+        self._apply(
+            "gaie", [*(item for item in self._routing if item is not self._route), route] if who == NEW else [route]
+        )
+
+    def _ahead(self, serve: str) -> list[dict]:
+        """Return what of the routing has to be there before the new one is started: pickers before engines."""
+        if self._apart:
+            return self._beside() if serve == OLD else []
+        # Who is selected, and by which requests, is the matter of other steps.
+        return [item for item in self._routing if item is not self._pool and item is not self._route]
 
     def _beside(self) -> list[dict]:
         """Return what routes requests to the new one alone: only those with a header that nobody knows by chance."""
@@ -363,7 +424,7 @@ class Rolling:
             "upgrade_sources": False,
             "wait_timeout": self._params["timeout"],
         }
-        apply = Apply(self._cluster, params, False)
+        apply = Apply(self._cluster, params, False, show=self._params["show"])
         try:
             return apply.all(objects, ready_first=ready_first)
         finally:

@@ -37,6 +37,12 @@ options:
       servers: {description: 'Objects of role C(model_service) for it, or their JSON.', type: raw, required: true}
       routing: {description: 'Objects of role C(gaie) for it, or their JSON.', type: raw, required: true}
       question: {description: 'How to ask one of its pods: served_name, port and api_key.', type: dict, required: true}
+      metrics:
+        description: >-
+          What tells of the requests of old, new and picker. Of one that is missing nothing is known, and a canary is
+          judged without.
+        type: dict
+        default: {}
   force_conflicts:
     description: Take over fields that another manager owns.
     type: bool
@@ -49,6 +55,10 @@ options:
     description: Longest wait until the new one is ready, in seconds.
     type: int
     default: 3600
+  observe:
+    description: Read what endpoint pickers have counted, for RV(timeline).
+    type: bool
+    default: false
   part:
     description: One step of the plan, and how far it is. The action plugin sets this; without it only the room is looked at.
     type: dict
@@ -98,11 +108,17 @@ room:
   type: dict
 timeline:
   description: >-
-    What happened when. Per entry C(at) (seconds since the epoch), C(model), C(step) (its words), C(serve) (C(old), C(both)
-    or C(new)) and C(ready) (pods that answer, C(old) and C(new)).
+    What happened when, as M(llm_d.multi_engine.rollout_report) takes it. Per entry C(at) (seconds since the epoch),
+    C(model), C(step) (its number), C(words), C(serve) (C(old), C(both) or C(new)) and C(ready) (pods that answer,
+    C(old) and C(new)); with O(observe) also C(requests), C(failures) and C(latency_ms) since the entry before.
   returned: when it is not check mode
   type: list
   elements: dict
+notes:
+  description: What judgements said, and why it went back.
+  returned: when it is not check mode
+  type: list
+  elements: str
 objects:
   description: What became of each object that changed.
   returned: when it is not check mode
@@ -136,11 +152,13 @@ ARGUMENTS = {
             "servers": {"type": "raw", "required": True},
             "routing": {"type": "raw", "required": True},
             "question": {"type": "dict", "required": True},
+            "metrics": {"type": "dict", "default": {}},
         },
     },
     "force_conflicts": {"type": "bool", "default": False},
     "adopt": {"type": "bool", "default": False},
     "timeout": {"type": "int", "default": 3600},
+    "observe": {"type": "bool", "default": False},
     "part": {
         "type": "dict",
         "options": {
@@ -183,7 +201,7 @@ def reached(module, result: dict) -> Cluster | None:
         try:
             return Cluster(module)
         except Unreachable as error:
-            if not part or not part["progress"]:
+            if not part:
                 raise
             if time.monotonic() >= deadline:
                 progress = Progress(**part["progress"])
@@ -205,9 +223,10 @@ def run(module, cluster: Cluster, result: dict) -> None:
     plan = change["plan"]
     own = {
         **{name: params[name] for name in ("stack", "namespace", "adopt", "force_conflicts", "timeout")},
-        **{name: plan[name] for name in ("old", "new", "leftovers")},
-        "model": change["model"],
-        "question": change["question"],
+        **{name: plan[name] for name in ("old", "new", "leftovers", "settings")},
+        **{name: change[name] for name in ("model", "question")},
+        "metrics": change.get("metrics") or {},
+        "show": module._diff,
     }
     servers, routing = (documents.objects_of([change[name]]) for name in ("servers", "routing"))
     rolling = Rolling(cluster, own, servers, routing)
@@ -233,6 +252,8 @@ def run(module, cluster: Cluster, result: dict) -> None:
             try:
                 rolling.take(part["step"], progress, part["slice"])
                 result["ready"] = rolling.ready()
+                if params["observe"]:
+                    result["pickers"] = rolling.pickers()
                 lease.last = part["last"] and progress.done
             except Worse:
                 lease.last = part["last"]

@@ -31,7 +31,8 @@ def wanted(
     :param model_options: of role ``model_service``.
     :param prune: whether what has been replaced is to go.
     :returns: per model ``model`` (its name), ``plan`` (a ``rollout.Change`` as a dict), ``target`` (see
-        :func:`rollout.change`), ``servers`` and ``routing`` (objects of the new one as JSON) and ``question``.
+        :func:`rollout.change`), ``servers`` and ``routing`` (objects of the new one as JSON), ``question`` and
+        ``metrics`` (of ``old``, ``new`` and ``picker``, what tells of their requests).
     :raises patches.PatchError: when a patch does not fit.
     """
     there = [model for model in resolved["models"] if (serving.get(model["name"]) or {}).get("workloads")]
@@ -54,6 +55,7 @@ def wanted(
                 "servers": json.dumps(composing.model_servers(alone, model_options, place)[name]),
                 "routing": json.dumps(composing.routing(alone, gaie_options, place)[name]),
                 "question": question_of(alone),
+                "metrics": _metrics(resolved, model, change),
             }
         )
     return found
@@ -69,6 +71,21 @@ def pending(resolved: Mapping[str, Any], serving: Mapping[str, Any]) -> list[str
     """Return why roles that only apply would take away or miss what serves a model."""
     reasons = [rollout.stuck(model, serving.get(model["name"])) for model in resolved["models"]]
     return [reason for reason in reasons if reason]
+
+
+def _metrics(resolved: Mapping[str, Any], model: Mapping[str, Any], change: rollout.Change) -> dict[str, Any]:
+    """Return what tells of the requests of old, new and their pickers; nothing of an engine that nobody knows any more."""
+    picker = resolved["release"]["endpoint_picker"]
+    old = change.old["engine"] if change.old else ""
+    return {
+        "old": _traffic(model["metrics"] if old == model["engine"] else resolved["metrics"].get(old, {})),
+        "new": _traffic(model["metrics"]),
+        "picker": {**picker["traffic"], "port": picker["ports"]["metrics"]},
+    }
+
+
+def _traffic(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: metrics[name] for name in ("path", "requests", "errors", "latency") if name in metrics}
 
 
 def revision_of(objects: Sequence[Object]) -> str:

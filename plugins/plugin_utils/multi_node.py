@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from . import tracks
 from .autoscaling import extremes
 from .findings import Finding
 from .placeholders import fill_text
@@ -53,9 +54,10 @@ def arguments(
         if (model.get(setting) or 1) != 1:
             problem = f"{model[setting]}, but {where}.nodes is {model['nodes']}: {reason}."
             findings.append(Finding(RULE, f"{where}.{setting}", problem, "Leave it out, or use one node."))
-    longest = _LABEL - _HASH - len(f"-{max(1, extremes(model)[1]) - 1}")
+    # Every other rollout of the same engine names it so.
+    longest = _LABEL - _HASH - len(f"-{tracks.CANARY}-{max(1, extremes(model)[1]) - 1}")
     if len(workload) > longest:
-        problem = f"the pods of {workload} would get labels of more than {_LABEL} characters."
+        problem = f"the pods of {workload} and of its rollouts would get labels of more than {_LABEL} characters."
         remedy = f"With nodes, the name may have {longest - len(workload) + len(model['name'])} characters."
         findings.append(Finding(RULE, f"{where}.name", problem, remedy))
     if topology == _HOSTNAME:

@@ -81,6 +81,7 @@ def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[s
         :func:`own_engines.added`), ``model_schema`` and ``rules``.
     :returns: ``stack``, ``namespace``, ``release`` (dict with ``name``), ``engines`` (name to
         what the data path needs), ``devices`` (Kubernetes resources that are accelerators),
+        ``metrics`` (of all engines by name, also of one that served before),
         ``models`` (list, see :func:`_model`), ``rules`` (the catalogue's, for hosts to be compared
         with), ``releases`` (see :func:`upgrade.outline`), ``notes`` (list of str) and ``findings`` (list of str; the rest is incomplete unless it is empty).
     """
@@ -104,6 +105,7 @@ def resolve(settings: Mapping[str, Any], catalogue: Mapping[str, Any]) -> dict[s
         "release": release,
         "engines": _engines(settings, catalogue, models),
         "devices": profiles.devices(catalogue["engines"]),
+        "metrics": {name: profile["metrics"] for name, profile in catalogue["engines"].items()},
         "models": models,
         "body_routing": settings["body_routing"],
         "patches": stack_patches,

@@ -142,6 +142,9 @@ def _change(
 ) -> dict[str, Any]:
     kept = history.unpack(packed)
     model = kept["model"]
+    if not strategy and model["rollout"]["strategy"] == rollout.CANARY:
+        # It is known to work, and whoever goes back is in a hurry.
+        strategy = rollout.AUTO
     if strategy:
         model = {**model, "rollout": {**model["rollout"], "strategy": strategy}}
     here = tracks.placement(model, live)

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import tracks
+from . import canary, tracks
 from .findings import listing
 from .objects import workload_kind, workloads_of
 
-AUTO, SURGE, IN_PLACE, RECREATE = STRATEGIES = ("auto", "surge", "in_place", "recreate")
+AUTO, SURGE, IN_PLACE, CANARY, RECREATE = STRATEGIES = ("auto", "surge", "in_place", "canary", "recreate")
 #: What is wanted serves already, and what it has replaced is still there.
 FINISH = "finish"
 #: Who gets requests, in the order in which a change goes.
@@ -33,6 +33,7 @@ class Step:
     :ivar old: replicas of the old one, None where it is left as it is; 0 removes it.
     :ivar attempt: whether each pod of the new one has to give a completion first.
     :ivar hold: seconds for which the new one has to stay well afterwards.
+    :ivar judge: whether it has to do as well as the old one meanwhile.
     :ivar leftovers: whether what is neither old nor new goes.
     """
 
@@ -42,6 +43,7 @@ class Step:
     old: int | None = None
     attempt: bool = False
     hold: int = 0
+    judge: bool = False
     leftovers: bool = False
 
 
@@ -229,12 +231,12 @@ def plan(wanted: Change, room: Room) -> Plan:
     head = f"Model {wanted.model}: {_label(wanted.old)} -> {wanted.new['label']}, strategy {strategy}"
     if refusals:
         return Plan(strategy, (), (), refusals, [f"{head}: refused."])
-    steps = _left(wanted, _STEPS[strategy](wanted))
+    steps = _left(wanted, _STEPS[strategy](wanted, room))
     if wanted.leftovers:
         names = listing(item["name"] for item in wanted.leftovers)
         words = f"remove what is left of another change when its requests are finished: {names}"
         steps = [Step(words, wanted.serve, leftovers=True), *steps]
-    back = _back(wanted, strategy) if strategy in (SURGE, IN_PLACE) else []
+    back = _back(wanted, strategy) if strategy in (SURGE, IN_PLACE, CANARY) else []
     head += f". {_told(room)}" if strategy != FINISH else "."
     if wanted.apart and strategy == SURGE:
         head += f" It gets a pool of its own: {'; '.join(wanted.apart)}."
@@ -252,9 +254,10 @@ def _strategy(wanted: Change, room: Room) -> tuple[str, list[str]]:
     if wanted.old is None or (asked == AUTO and not wanted.old_ready and not fits):
         # Nothing answers: nobody is interrupted.
         return RECREATE, []
-    if wanted.apart and asked == IN_PLACE:
-        why = f"Model {wanted.model} cannot change in_place: {'; '.join(wanted.apart)}."
-        return IN_PLACE, [f"{why} Use surge, or recreate, which interrupts the model."]
+    if wanted.apart and asked in (IN_PLACE, CANARY):
+        how = "in_place" if asked == IN_PLACE else "by a canary, for both cannot be behind one pool"
+        why = f"Model {wanted.model} cannot change {how}: {'; '.join(wanted.apart)}."
+        return asked, [f"{why} Use surge, or recreate, which interrupts the model."]
     if wanted.autoscaled and asked == IN_PLACE:
         why = f"Model {wanted.model} cannot change in_place: its autoscaler would give back what is taken away."
         return IN_PLACE, [f"{why} Use surge, or recreate, which interrupts the model."]
@@ -266,6 +269,8 @@ def _strategy(wanted: Change, room: Room) -> tuple[str, list[str]]:
         return SURGE, [_no_room(wanted, room, spare)]
     if asked == SURGE and not fits:
         return SURGE, [_no_room(wanted, room, spare)]
+    if asked == CANARY and not fits and (wanted.autoscaled or spare + (room.fits or 0) < 1):
+        return CANARY, [_no_room(wanted, room, spare)]
     if asked == IN_PLACE and spare < 1:
         problem = f"in_place takes away {wanted.old_asked} - {min_ready(wanted)} = {spare} replicas at a time"
         return IN_PLACE, [
@@ -308,7 +313,7 @@ def _told(room: Room) -> str:
     return f"The new one takes {needed}; free: {free if room.fits is not None else 'not to be seen'}."
 
 
-def _surge(wanted: Change) -> list[Step]:
+def _surge(wanted: Change, _room: Room) -> list[Step]:
     count, hold = wanted.replicas, wanted.settings["hold_seconds"]
     if wanted.apart:
         start = f"start {_label(wanted.new)} and a picker beside it, behind pool {wanted.new['pool']}, and try them"
@@ -325,7 +330,7 @@ def _surge(wanted: Change) -> list[Step]:
     ]
 
 
-def _in_place(wanted: Change) -> list[Step]:
+def _in_place(wanted: Change, _room: Room) -> list[Step]:
     """Return batches: as many go as :func:`min_ready` allows, and as many new ones come in their place."""
     count, hold, least, had = wanted.replicas, wanted.settings["hold_seconds"], min_ready(wanted), wanted.old_asked
     steps, new = [], 0
@@ -347,17 +352,39 @@ def _in_place(wanted: Change) -> list[Step]:
     ]
 
 
-def _recreate(wanted: Change) -> list[Step]:
+def _canary(wanted: Change, room: Room) -> list[Step]:
+    """Return steps in which the new one gets more and more requests, as its replicas do, and is judged in each."""
+    count, had, hold = wanted.replicas, wanted.old_asked, wanted.settings["hold_seconds"]
+    # What the new one has taken already counts as free, and so does what the old one has given.
+    taken = wanted.old_asked - wanted.old_replicas
+    beside = None if room.fits is None or room.fits >= room.missing else max(0, room.fits - taken)
+    steps: list[Step] = []
+    new = count
+    for new, left in canary.shares(wanted.settings.get("steps", ()), count, had, min_ready(wanted), beside):
+        old = left if left < had else None
+        there = f"{new} x {_label(wanted.new)} beside {left} x {_label(wanted.old)}"
+        if not steps:
+            steps.append(Step(f"start {there}, and try each pod", OLD, new=new, old=old, attempt=True))
+        steps.append(Step(f"let both serve, {there}; judge after {hold} s", BOTH, new, old, hold=hold, judge=True))
+    return [
+        *steps,
+        Step(f"let only the new one serve; judge after {hold} s", NEW, new=new, hold=hold, judge=True),
+        _gone(wanted, NEW),
+        *([Step(f"start the rest: {count} x {_label(wanted.new)}", NEW, new=count)] if new < count else []),
+    ]
+
+
+def _recreate(wanted: Change, _room: Room) -> list[Step]:
     count = wanted.replicas
     start = Step(f"start {count} x {_label(wanted.new)}, and let it serve", NEW, new=count)
     return [_gone(wanted, OLD), start] if wanted.old else [start]
 
 
-def _finish(_wanted: Change) -> list[Step]:
+def _finish(_wanted: Change, _room: Room) -> list[Step]:
     return []
 
 
-_STEPS = {SURGE: _surge, IN_PLACE: _in_place, RECREATE: _recreate, FINISH: _finish}
+_STEPS = {SURGE: _surge, IN_PLACE: _in_place, CANARY: _canary, RECREATE: _recreate, FINISH: _finish}
 
 
 def _gone(wanted: Change, serve: str) -> Step:
@@ -366,7 +393,7 @@ def _gone(wanted: Change, serve: str) -> Step:
 
 def _back(wanted: Change, strategy: str) -> list[Step]:
     """Return the way back: the old one as it was and alone, then the new one goes."""
-    less = strategy == IN_PLACE or wanted.old_replicas != wanted.old_asked
+    less = strategy in (IN_PLACE, CANARY) or wanted.old_replicas != wanted.old_asked
     return [
         Step(f"let only {_label(wanted.old)} serve", OLD, old=wanted.old_asked if less else None),
         Step(f"remove {_label(wanted.new)}", OLD, new=0),
@@ -378,6 +405,8 @@ def _left(wanted: Change, steps: Sequence[Step]) -> list[Step]:
     rank, result = SERVE.index(wanted.serve), []
     for step in steps:
         if SERVE.index(step.serve) < rank:
+            continue
+        if step.judge and step.serve == wanted.serve == BOTH and (step.new or 0) < wanted.new_replicas:
             continue
         if step.old and wanted.new_replicas and step.old > wanted.old_replicas:
             continue

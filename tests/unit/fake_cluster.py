@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections import Counter
 from typing import Any
 
@@ -14,6 +15,11 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import FI
 def fields(value: Any) -> dict:
     """Return managed fields of ``value``, as Kubernetes writes them down of maps."""
     return {f"f:{key}": fields(entry) for key, entry in value.items()} if isinstance(value, dict) else {}
+
+
+def _copy(value: Any) -> Any:
+    """As copy.deepcopy, in a tenth of the time: what is copied here is plain data."""
+    return pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
 
 
 class FakeCluster:
@@ -49,7 +55,7 @@ class FakeCluster:
     def get(self, _api_version: str, kind: str, name: str, _namespace: str | None = None) -> dict | None:
         if kind in self.unknown:
             raise UnknownKind(f"The cluster does not know {kind}")
-        return copy.deepcopy(self.live.get((kind, name)))
+        return _copy(self.live.get((kind, name)))
 
     def list(
         self, _api_version: str, kind: str, _namespace: str | None = None, labels: str = "", known: bool = False
@@ -60,7 +66,7 @@ class FakeCluster:
             raise UnknownKind(f"The cluster does not know {kind}")
         wanted = dict(entry.split("=") for entry in labels.split(",") if entry)
         return [
-            copy.deepcopy(live)
+            _copy(live)
             for (of_kind, _name), live in self.live.items()
             if of_kind == kind and wanted.items() <= live["metadata"].get("labels", {}).items()
         ]
@@ -73,7 +79,7 @@ class FakeCluster:
         namespace = item["metadata"].get("namespace")
         if namespace and ("Namespace", namespace) not in self.live:
             raise ClusterError(f'namespaces "{namespace}" not found')
-        after = {**copy.deepcopy(item), "status": {}, "defaulted": True}
+        after = {**_copy(item), "status": {}, "defaulted": True}
         after["metadata"]["uid"] = "1"
         if self.as_asked:
             asked = {key: value for key, value in item.items() if key not in ("apiVersion", "kind")}
@@ -84,7 +90,7 @@ class FakeCluster:
             after["metadata"]["managedFields"] = [entry]
         self.applied.append((item["kind"], dry_run))
         if not dry_run:
-            self.live[item["kind"], item["metadata"]["name"]] = copy.deepcopy(after)
+            self.live[item["kind"], item["metadata"]["name"]] = _copy(after)
         return after
 
     def write(self, item: dict) -> dict:

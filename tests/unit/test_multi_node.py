@@ -135,17 +135,18 @@ def test_refused(model: dict[str, Any], changed: dict[str, Any], finding: str) -
 def test_names_that_are_too_long_for_labels() -> None:
     """Kubernetes would not make the workers: their StatefulSet's name and a hash are a label of theirs."""
     roles = {**TWO, "topology": "disaggregated", "page_size": 64}
-    name = "a" * 36
+    # With room for `-canary`, by which a rollout calls it.
+    name = "a" * 29
     # "decode" is a character shorter.
     (found,) = findings({**roles, "name": name})
     assert found == (
-        f"llm_d_models[0] ({name}).name: the pods of {name}-sglang-prefill would get labels of more than 63 "
-        "characters. With nodes, the name may have 35 characters."
+        f"llm_d_models[0] ({name}).name: the pods of {name}-sglang-prefill and of its rollouts would get labels of more than 63 "
+        "characters. With nodes, the name may have 28 characters."
     )
-    assert findings({**roles, "name": "a" * 35}) == []
+    assert findings({**roles, "name": "a" * 28}) == []
     # A second digit of the group's index, another character.
-    assert len(findings({**roles, "name": "a" * 35, "prefill": {"replicas": 11}})) == 1
-    assert findings({**TWO, "name": "a" * 40, "replicas": 100}) == []
+    assert len(findings({**roles, "name": "a" * 28, "prefill": {"replicas": 11}})) == 1
+    assert findings({**TWO, "name": "a" * 35, "replicas": 100}) == []
 
 
 def test_an_engine_that_cannot() -> None:

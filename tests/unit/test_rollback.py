@@ -123,18 +123,12 @@ def test_to_an_older_one_whose_place_is_taken() -> None:
     assert test_rolling.change(cluster, stack()) is None
 
 
-@pytest.mark.parametrize("more", [{}, {"port": 9000}])
-def test_out_of_a_change_that_was_interrupted_at_any_moment(more: dict[str, int]) -> None:
+@pytest.mark.parametrize("case", ["surge to another engine", "surge to a pool of its own"])
+def test_out_of_a_change_that_was_interrupted_at_any_moment(case: str) -> None:
     beside = 0
-    for fatal in range(1, 60):
-        cluster, kept = installed()
-        cluster.fatal = fatal
-        try:
-            test_rolling.change(cluster, stack(engine="vllm", **more))
-        except test_rolling.Killed:
-            cluster.fatal = None
-        else:
-            break
+    for fatal, cluster in enumerate(test_rolling.killed(case)):
+        kept = Kept()
+        kept.remember(stack())
         beside += len(test_rolling.servers(cluster)) == 2
         if kept.ways(cluster)["changes"]:
             result = kept.go(cluster)
@@ -142,6 +136,13 @@ def test_out_of_a_change_that_was_interrupted_at_any_moment(more: dict[str, int]
         assert test_rolling.servers(cluster) == [("qwen-sglang", 2)], fatal
         assert cluster.least == 2, fatal
     assert beside > 2
+
+
+def test_nothing_goes_back_by_a_canary_unless_it_is_asked_for() -> None:
+    cluster, kept = test_rolling.made(4), Kept()
+    kept.remember(stack(rollout={"strategy": "canary", "hold_seconds": 0, "steps": [50]}))
+    changed(cluster, kept, engine="vllm")
+    assert [change["plan"]["settings"]["strategy"] for change in kept.ways(cluster)["changes"]] == ["auto"]
 
 
 def test_one_that_is_not_fit_any_more_leaves_what_serves() -> None:

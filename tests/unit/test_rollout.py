@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import changes, composing, rollout
+from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.canary import shares
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.rollout import BOTH, NEW, OLD, Change, Room
 from ansible_collections.llm_d.multi_engine.tests.unit import shipped
 
 ROOM = Room(fits=2, missing=2, needed={"nvidia.com/gpu": 2}, free={"nvidia.com/gpu": 4})
 FULL = Room(fits=0, missing=2, needed={"nvidia.com/gpu": 2}, free={"nvidia.com/gpu": 0})
+HALF = Room(fits=1, missing=2, needed={"nvidia.com/gpu": 2}, free={"nvidia.com/gpu": 0})
 BLIND = Room(fits=None, missing=2, needed={"nvidia.com/gpu": 2}, free={})
 
 
@@ -38,6 +40,10 @@ def settings(**changed: Any) -> dict[str, Any]:
     return {"strategy": "auto", "hold_seconds": 10, **changed}
 
 
+def canary(**changed: Any) -> dict[str, Any]:
+    return settings(**{"strategy": "canary", "steps": [10, 50, 100], **changed})
+
+
 def told(plan: rollout.Plan) -> list[tuple]:
     """Return of each step who serves, and the replicas of old and new that it asks for."""
     return [(step.serve, step.old, step.new) for step in plan.steps]
@@ -46,6 +52,9 @@ def told(plan: rollout.Plan) -> list[tuple]:
 SURGE = [(OLD, None, 2), (BOTH, None, 2), (NEW, None, 2), (NEW, 0, None)]
 IN_PLACE = [(OLD, 1, 1), (BOTH, None, 1), (NEW, None, 1), (NEW, 0, None), (NEW, None, 2)]
 APART = [(OLD, None, 2), (NEW, None, 2), (NEW, 0, None)]
+CANARY = [(OLD, None, 1), (BOTH, None, 1), (BOTH, None, 2), (NEW, None, 2), (NEW, 0, None)]
+#: One goes for each that comes; one of the old ones stays until the new one does as well.
+CANARY_IN_PLACE = [(OLD, 1, 1), (BOTH, 1, 1), (NEW, None, 1), (NEW, 0, None), (NEW, None, 2)]
 RECREATE = [(OLD, 0, None), (NEW, None, 2)]
 
 
@@ -63,6 +72,9 @@ RECREATE = [(OLD, 0, None), (NEW, None, 2)]
         pytest.param({"apart": ["no"]}, ROOM, "surge", APART, id="a pool of its own"),
         # Its autoscaler would give back what in_place takes away.
         pytest.param({"autoscaled": True}, ROOM, "surge", SURGE, id="autoscaled"),
+        pytest.param({"settings": canary()}, ROOM, "canary", CANARY, id="canary"),
+        pytest.param({"settings": canary(steps=[100])}, ROOM, "canary", SURGE, id="canary of one step"),
+        pytest.param({"settings": canary()}, FULL, "canary", CANARY_IN_PLACE, id="canary without room"),
         pytest.param({"serve": NEW, "old": None, "new_replicas": 2}, FULL, "finish", [], id="done"),
         # Nobody is interrupted where nobody is answered.
         pytest.param({"old_ready": 0}, FULL, "recreate", RECREATE, id="the old one is broken"),
@@ -92,6 +104,13 @@ def test_the_new_one_is_tried_before_it_gets_requests() -> None:
         ({"settings": settings(strategy="surge")}, FULL, "use rollout.strategy: in_place, 1 replicas at a time"),
         ({"settings": settings(strategy="in_place", min_ready=2)}, ROOM, "takes away 2 - 2 = 0 replicas at a time"),
         ({"apart": ["another port"], "settings": settings(strategy="in_place")}, ROOM, "in_place: another port."),
+        (
+            {"apart": ["another port"], "settings": canary()},
+            ROOM,
+            "by a canary, for both cannot be behind one pool: anoth",
+        ),
+        ({"autoscaled": True, "settings": canary()}, FULL, "only 0 of 2 replicas find room"),
+        ({"settings": canary(min_ready=2)}, FULL, "only 0 of 2 replicas find room"),
         ({"apart": ["another port"]}, FULL, "need 2 nvidia.com/gpu more"),
     ],
 )
@@ -111,6 +130,11 @@ def test_refused_with_the_ways_out(change: dict[str, Any], room: Room, said: str
         ({"new_replicas": 2}, ROOM, SURGE),
         ({"new_replicas": 2, "serve": BOTH}, ROOM, SURGE[1:]),
         ({"new_replicas": 1}, FULL, IN_PLACE),
+        ({"new_replicas": 1, "settings": canary()}, ROOM, CANARY),
+        ({"new_replicas": 1, "serve": BOTH, "settings": canary()}, ROOM, CANARY[1:]),
+        ({"new_replicas": 2, "serve": BOTH, "settings": canary()}, ROOM, CANARY[2:]),
+        # What the new one has is what the old one gave.
+        ({"new_replicas": 1, "old_replicas": 1, "serve": BOTH, "settings": canary()}, HALF, CANARY_IN_PLACE[1:]),
         ({"new_replicas": 1, "old_replicas": 2, "serve": BOTH, "settings": settings(strategy="in_place")}, FULL, None),
     ],
 )
@@ -142,6 +166,27 @@ def test_batches_never_go_below_what_has_to_answer() -> None:
                     new = new if step.new is None else max(new, step.new)
                     assert old + new <= max(had, count), (had, least, count, step)
                 assert (old, new) == (0, count)
+
+
+def test_a_canary_is_judged_in_each_step_and_never_goes_below_what_has_to_answer() -> None:
+    for had in range(1, 7):
+        for least in range(1, had + 1):
+            for count in range(1, 7):
+                for beside in (*range(count), None):
+                    if beside is not None and had - least + beside < 1:
+                        continue
+                    found = shares([10, 50], count, had, least, beside)
+                    old, new = had, 0
+                    for more, left in found:
+                        assert new < more <= count
+                        assert 1 <= left <= old
+                        assert left + new >= min(least, had)
+                        assert more + left <= had + (count if beside is None else beside)
+                        old, new = left, more
+                    # As many as there is room for: then it may be alone.
+                    assert new == count or new >= least
+    steps = rollout.plan(a_change(settings=canary()), ROOM).steps
+    assert [step.judge for step in steps] == [False, True, True, True, False]
 
 
 def test_what_is_left_of_another_change_goes_first() -> None:
