@@ -11,7 +11,8 @@ from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import ROO
 VARIABLES = yaml.safe_load((ROOT / "molecule/site/stand_ins/group_vars/all.yml").read_text())
 SWIFT, ROBIN, *OTHERS = VARIABLES["llm_d_models"]
 IMAGE = "localhost/llm-d-multi-engine/stand-in-{}:1"
-SGLANG = {"engine": "sglang", "engine_version": "0.5.23", "image": IMAGE.format("sglang")}
+# SGLang serves no adapters on a CPU.
+SGLANG = {"engine": "sglang", "engine_version": "0.5.23", "image": IMAGE.format("sglang"), "lora_adapters": []}
 HOLD = {"hold_seconds": 3}
 
 

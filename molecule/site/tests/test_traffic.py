@@ -92,7 +92,11 @@ def test_a_changed_picker_takes_over(traffic, ansible, kube) -> None:
     before = kube.get("stand-ins", "deployment", "swift-epp")["metadata"]["generation"]
     with traffic() as requests:
         run = ansible("stand-ins", "models", options="--tags gaie", **PICKER)
-        assert run.ok(changed=True).changed == ["llm_d.multi_engine.gaie : Apply | Endpoint pickers, pools and routes"]
+        assert run.ok(changed=True).changed == [
+            "llm_d.multi_engine.gaie : Apply | Endpoint pickers, pools and routes",
+            # A picker is part of what one can go back to.
+            "llm_d.multi_engine.rollout : Remember | What serves, to be able to go back to it",
+        ]
     assert kube.get("stand-ins", "deployment", "swift-epp")["metadata"]["generation"] > before
     requests.unharmed()
 

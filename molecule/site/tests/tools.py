@@ -52,7 +52,9 @@ class Run:
     @property
     def message(self) -> str:
         """What failed, as the user reads it; nothing when nothing did."""
-        return "\n".join(str(result.get("msg", result)) for _name, result in self.results if result.get("failed"))
+        # Of a loop, what its items say.
+        found = [item for _name, result in self.results for item in result.get("results") or [result]]
+        return "\n".join(str(result.get("msg", result)) for result in found if result.get("failed"))
 
     def ok(self, changed: bool | None = None) -> Run:
         """Assert that it succeeded, and that it changed something or nothing."""
@@ -212,6 +214,8 @@ class Traffic:
 
     SECONDS = 120
     PAUSE = 0.25
+    #: More answers than this are enough to see whether a change did harm.
+    ENOUGH = 10
 
     def __init__(self, client: Client, *targets: dict) -> None:
         """:param targets: arguments of :meth:`Client.complete`; each is asked again and again, by itself."""
@@ -227,8 +231,11 @@ class Traffic:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        # What a change breaks, it may break a moment later.
+        # What a change breaks, it may break a moment later; and a fast one is over before there was enough to see.
         time.sleep(1)
+        patience = time.monotonic() + 20
+        while self.answered <= self.ENOUGH and time.monotonic() < patience:
+            time.sleep(self.PAUSE)
         self._stop.set()
         for thread in self._threads:
             thread.join(30)
@@ -257,7 +264,7 @@ class Traffic:
     def unharmed(self) -> None:
         """Assert that requests were answered, all of them."""
         assert not self.failures, "\n".join(map(str, self.failures))
-        assert self.answered > 10
+        assert self.answered > self.ENOUGH
 
 
 def eventually(check, seconds: float = 30) -> None:
