@@ -5,6 +5,7 @@ One model of the stand-ins' stack is changed to and fro; every test begins and e
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -69,6 +70,18 @@ def load(stand_ins, ansible, kube, request, tmp_path_factory) -> Iterator[Load]:
     (folder / f"{request.node.name}.html").write_text(page(request.node.name, [event], seen))
 
 
+def family(pid: int) -> set[int]:
+    """Return ``pid`` and all that it has started."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
 class Play:
     """A run of playbook models that can be killed."""
 
@@ -83,8 +96,6 @@ class Play:
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # With all that it has started.
-                start_new_session=True,
             )
 
     def kill_when(self, state: Callable[[], bool], seconds: float = 120) -> None:
@@ -94,7 +105,10 @@ class Play:
             assert self._process.poll() is None, f"it ended before: {self._log.read_text()[-3000:]}"
             assert time.monotonic() < deadline, self._log.read_text()[-3000:]
             time.sleep(0.2)
-        os.killpg(self._process.pid, signal.SIGKILL)
+        # Ansible's workers are sessions of their own, and would go on.
+        for pid in sorted(family(self._process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait()
 
 

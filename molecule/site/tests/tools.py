@@ -52,9 +52,14 @@ class Run:
     @property
     def message(self) -> str:
         """What failed, as the user reads it; nothing when nothing did."""
-        # Of a loop, what its items say.
-        found = [item for _name, result in self.results for item in result.get("results") or [result]]
-        return "\n".join(str(result.get("msg", result)) for result in found if result.get("failed"))
+        said = []
+        for _name, result in self.results:
+            if result.get("failed"):
+                # Of a loop, what its items say.
+                said += [item["msg"] for item in result.get("results") or [] if "msg" in item] or [
+                    result.get("msg", result)
+                ]
+        return "\n".join(map(str, said))
 
     def ok(self, changed: bool | None = None) -> Run:
         """Assert that it succeeded, and that it changed something or nothing."""
