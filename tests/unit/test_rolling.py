@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import pickle
 from collections.abc import Callable, Iterator
@@ -310,7 +311,9 @@ def test_a_change_that_works(case: str) -> None:
     # Nobody was sent to a pod of the first ones that had not been tried.
     assert len(cluster.answering()) == count
     assert cluster.tried & set(cluster.answering())
-    assert [entry["serve"] for entry in result["timeline"]][:2] == ["old", "new" if "own" in case else "both"]
+    # A step is noted down when it begins, and when it ends.
+    serves = [serve for serve, _entries in itertools.groupby(entry["serve"] for entry in result["timeline"])]
+    assert serves[:2] == ["old", "new" if "own" in case else "both"]
     assert live_serving(cluster)["qwen"]["pool"] == ("qwen-canary" if "own" in case else "qwen")
     # The roles that follow, and the next run, find nothing to do.
     cluster.writes = 0
@@ -411,6 +414,32 @@ def test_one_that_falls_ill_under_load_leaves_the_old_one(monkeypatch: pytest.Mo
     assert result is not None
     assert result["failed"]
     assert "did not stay well" in result["msg"]
+    assert servers(cluster) == [("qwen-sglang", 2)]
+    assert cluster.least == 2
+
+
+@pytest.mark.parametrize("strategy", ["surge", "canary"])
+def test_one_that_answers_no_more_when_it_serves_leaves_the_old_one(
+    monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    # Its probes are fine, and neither it nor the picker counts what it has not begun.
+    cluster = made(4)
+    ask, asked = rolling.trying.ask_pod, []
+
+    def gives_one(cluster: LiveCluster, namespace: str, pod: dict, question: dict) -> None:
+        if pod["metadata"]["name"] in asked:
+            raise trying.Failed("answered 500")
+        asked.append(pod["metadata"]["name"])
+        ask(cluster, namespace, pod, question)
+
+    monkeypatch.setattr(rolling.trying, "ask_pod", gives_one)
+    monkeypatch.setattr(rolling.canary, "page", lambda *_arguments: None)
+    result = change(cluster, stack(engine="vllm", rollout={"strategy": strategy, "hold_seconds": 5}))
+    assert result is not None
+    assert result["failed"]
+    assert result["msg"].startswith("Model qwen stays on sglang (")
+    assert "lost no request" not in result["msg"]
+    assert "serves and does not answer as it should any more: answered 500" in result["msg"]
     assert servers(cluster) == [("qwen-sglang", 2)]
     assert cluster.least == 2
 

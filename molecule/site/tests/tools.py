@@ -52,7 +52,12 @@ class Run:
     @property
     def message(self) -> str:
         """What failed, as the user reads it; nothing when nothing did."""
-        return "\n".join(str(result.get("msg", result)) for _name, result in self.results if result.get("failed"))
+        found: list[dict] = []
+        for _name, result in self.results:
+            if result.get("failed"):
+                # Of a loop, what its items say; which of them failed is not told.
+                found += [item for item in result.get("results", []) if "msg" in item] or [result]
+        return "\n".join(str(result.get("msg", result)) for result in found)
 
     def ok(self, changed: bool | None = None) -> Run:
         """Assert that it succeeded, and that it changed something or nothing."""
