@@ -245,12 +245,7 @@ class Rolling:
     def _try(self, progress: Progress) -> None:
         """Let each pod of the new one give a completion, or say which one does not."""
         if self._apart:
-            # Prefill and decode pods answer together, and by a picker that is new, too.
-            gateway = {**self._route["spec"]["parentRefs"][0], "headers": {TRY_HEADER: self._params["new"]["revision"]}}
-            try:
-                trying.ask_gateway(self._cluster, gateway, self._namespace, self._params["question"])
-            except trying.Failed as error:
-                raise Worse(f"The new one is ready and does not answer as it should: {error}") from error
+            self._ask_by_gateway("is ready and does not answer as it should")
             return
         for pod in self._serving_pods():
             name = pod["metadata"]["name"]
@@ -276,15 +271,32 @@ class Rolling:
             time.sleep(pause)
             progress.held, progress.ill = (progress.held + pause, 0) if well else (0, progress.ill + pause)
 
+    def _ask_by_gateway(self, words: str) -> None:
+        """Let the new one give a completion: prefill and decode pods answer together, by a picker that is new, too.
+
+        :raises Worse: when it does not, with ``words``.
+        """
+        gateway = {**self._route["spec"]["parentRefs"][0], "headers": {TRY_HEADER: self._params["new"]["revision"]}}
+        try:
+            trying.ask_gateway(self._cluster, gateway, self._namespace, self._params["question"])
+        except trying.Failed as error:
+            raise Worse(f"The new one {words}: {error}") from error
+
     def _ask_again(self) -> None:
-        """Let each pod of the new one that serves give one more completion.
+        """Let each pod of the new one that serves give one more completion; one of them, behind a pool of its own.
 
         Counters do not tell of all that fails: an engine counts what it has begun, and a picker what it has sent.
 
         :raises Worse: when a pod that is ready does not give one.
         """
-        # Behind a pool of its own there is no way past the other requests any more.
-        for pod in [] if self._apart else self._serving_pods():
+        if self._apart:
+            beside = self._beside()[-1]
+            name = beside["metadata"]["name"]
+            # Role gaie removes it when all is done, or when it was run alone in the middle.
+            if self._cluster.get(beside["apiVersion"], beside["kind"], name, self._namespace):
+                self._ask_by_gateway("serves and does not answer as it should any more")
+            return
+        for pod in self._serving_pods():
             name = pod["metadata"]["name"]
             try:
                 trying.ask_pod(self._cluster, self._namespace, pod, self._params["question"])

@@ -418,28 +418,36 @@ def test_one_that_falls_ill_under_load_leaves_the_old_one(monkeypatch: pytest.Mo
     assert cluster.least == 2
 
 
-@pytest.mark.parametrize("strategy", ["surge", "canary"])
+@pytest.mark.parametrize(
+    ("strategy", "more", "who"),
+    [
+        ("surge", {}, "Pod qwen-vllm-"),
+        ("canary", {}, "Pod qwen-vllm-"),
+        ("surge", {"port": 9000}, "The new one serves"),
+    ],
+)
 def test_one_that_answers_no_more_when_it_serves_leaves_the_old_one(
-    monkeypatch: pytest.MonkeyPatch, strategy: str
+    monkeypatch: pytest.MonkeyPatch, strategy: str, more: dict[str, Any], who: str
 ) -> None:
     # Its probes are fine, and neither it nor the picker counts what it has not begun.
-    cluster = made(4)
-    ask, asked = rolling.trying.ask_pod, []
+    cluster, asked = made(4), set()
 
-    def gives_one(cluster: LiveCluster, namespace: str, pod: dict, question: dict) -> None:
-        if pod["metadata"]["name"] in asked:
+    def gives_one(_cluster: LiveCluster, *place: Any) -> None:
+        name = json.dumps(place[-2]["metadata"]["name"] if "metadata" in place[-2] else place[0])
+        if name in asked:
             raise trying.Failed("answered 500")
-        asked.append(pod["metadata"]["name"])
-        ask(cluster, namespace, pod, question)
+        asked.add(name)
 
     monkeypatch.setattr(rolling.trying, "ask_pod", gives_one)
+    monkeypatch.setattr(rolling.trying, "ask_gateway", gives_one)
     monkeypatch.setattr(rolling.canary, "page", lambda *_arguments: None)
-    result = change(cluster, stack(engine="vllm", rollout={"strategy": strategy, "hold_seconds": 5}))
+    result = change(cluster, stack(engine="vllm", rollout={"strategy": strategy, "hold_seconds": 5}, **more))
     assert result is not None
     assert result["failed"]
     assert result["msg"].startswith("Model qwen stays on sglang (")
     assert "lost no request" not in result["msg"]
-    assert "serves and does not answer as it should any more: answered 500" in result["msg"]
+    assert who in result["msg"]
+    assert "not answer as it should any more: answered 500" in result["msg"]
     assert servers(cluster) == [("qwen-sglang", 2)]
     assert cluster.least == 2
 
