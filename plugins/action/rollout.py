@@ -88,12 +88,15 @@ class ActionModule(ModuleAction):
             result["msg"] += f"\nModel {wanted.model} has no old one to go back to. Mend it and run this again."
             return
         old = wanted.old["label"] if wanted.old else ""
+        # What a new one that serves has spoilt is not known to the last request.
+        tested = {entry["serve"] for entry in result["timeline"]} - {rollout.OLD}
+        unharmed = "" if tested else ", and lost no request"
         self._display.display(f"  {first_line({'name': '', 'reason': result['msg']})}: going back to {old}")
         again = self._all(plan.back, wanted, holder, result, task_vars, len(plan.steps))
         if again:
             result["msg"] += f"\nGoing back to {old} failed, too: {again.get('msg')}\nRun this again."
         else:
-            result["msg"] = f"Model {wanted.model} stays on {old}, and lost no request. {result['msg']}"
+            result["msg"] = f"Model {wanted.model} stays on {old}{unharmed}. {result['msg']}"
 
     def _keep(self, wanted: rollout.Change, reason: str, task_vars: dict | None) -> None:
         """Note down why it failed, for the status and whoever looks into it."""
@@ -116,11 +119,13 @@ class ActionModule(ModuleAction):
             part = {"step": vars(step), "holder": holder, "last": number == len(steps)}
             progress: dict[str, Any] = {}
             turn, began = 0, time.time()
+            self._begin(result, wanted, before + number, step)
             while not progress.get("done"):
                 slice_ = SLICES[min(turn, len(SLICES) - 1)]
                 answer = self._module({"part": {**part, "progress": progress, "slice": slice_}}, task_vars)
                 self._join(result, answer)
                 if answer.get("failed"):
+                    self._note(result, wanted, before + number, step, answer)
                     return answer
                 if answer["progress"]["holds"] != progress.get("holds", 0):
                     said = answer["progress"]["said"]
@@ -131,9 +136,16 @@ class ActionModule(ModuleAction):
                 self._show(head, answer, time.time() - began)
         return None
 
+    @staticmethod
+    def _begin(result: dict, wanted: rollout.Change, number: int, step: rollout.Step) -> None:
+        """Write down when a step begins: what was there at the end of the one before is there still."""
+        last = result["timeline"][-1]["ready"] if result["timeline"] else {"old": wanted.old_ready, "new": 0}
+        entry = {"model": wanted.model, "step": number, "words": step.words, "serve": step.serve, "ready": last}
+        result["timeline"].append({"at": round(time.time(), 1), **entry})
+
     def _note(self, result: dict, wanted: rollout.Change, number: int, step: rollout.Step, answer: dict) -> None:
         """Write down what is there at this moment."""
-        if not answer["ready"]:
+        if not answer.get("ready"):
             # The API server was away.
             return
         entry = {"model": wanted.model, "step": number, "words": step.words, "serve": step.serve}

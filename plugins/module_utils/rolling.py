@@ -244,18 +244,12 @@ class Rolling:
 
     def _try(self, progress: Progress) -> None:
         """Let each pod of the new one give a completion, or say which one does not."""
-        labels = {**self._labels(self._params["new"]), SERVING_LABEL: "true"}
         if self._apart:
-            # Prefill and decode pods answer together, and by a picker that is new, too.
-            gateway = {**self._route["spec"]["parentRefs"][0], "headers": {TRY_HEADER: self._params["new"]["revision"]}}
-            try:
-                trying.ask_gateway(self._cluster, gateway, self._namespace, self._params["question"])
-            except trying.Failed as error:
-                raise Worse(f"The new one is ready and does not answer as it should: {error}") from error
+            self._ask_by_gateway("is ready and does not answer as it should")
             return
-        for pod in self._pods(labels):
+        for pod in self._serving_pods():
             name = pod["metadata"]["name"]
-            if name in progress.tried or not trying.is_ready(pod):
+            if name in progress.tried:
                 continue
             try:
                 trying.ask_pod(self._cluster, self._namespace, pod, self._params["question"])
@@ -268,13 +262,53 @@ class Rolling:
         while True:
             well = self._is_well(progress)
             left = seconds - progress.held
-            if well and left <= 0:
-                return True
             pause = min(_LOOK_EVERY, max(left, 0.1), deadline - time.monotonic())
-            if pause <= 0:
-                return False
+            over = well and left <= 0
+            if well and (over or pause <= 0):
+                self._ask_again()
+            if over or pause <= 0:
+                return over
             time.sleep(pause)
             progress.held, progress.ill = (progress.held + pause, 0) if well else (0, progress.ill + pause)
+
+    def _ask_by_gateway(self, words: str) -> None:
+        """Let the new one give a completion: prefill and decode pods answer together, by a picker that is new, too.
+
+        :raises Worse: when it does not, with ``words``.
+        """
+        gateway = {**self._route["spec"]["parentRefs"][0], "headers": {TRY_HEADER: self._params["new"]["revision"]}}
+        try:
+            trying.ask_gateway(self._cluster, gateway, self._namespace, self._params["question"])
+        except trying.Failed as error:
+            raise Worse(f"The new one {words}: {error}") from error
+
+    def _ask_again(self) -> None:
+        """Let each pod of the new one that serves give one more completion; one of them, behind a pool of its own.
+
+        Counters do not tell of all that fails: an engine counts what it has begun, and a picker what it has sent.
+
+        :raises Worse: when a pod that is ready does not give one.
+        """
+        if self._apart:
+            beside = self._beside()[-1]
+            name = beside["metadata"]["name"]
+            # Role gaie removes it when all is done, or when it was run alone in the middle.
+            if self._cluster.get(beside["apiVersion"], beside["kind"], name, self._namespace):
+                self._ask_by_gateway("serves and does not answer as it should any more")
+            return
+        for pod in self._serving_pods():
+            name = pod["metadata"]["name"]
+            try:
+                trying.ask_pod(self._cluster, self._namespace, pod, self._params["question"])
+            except trying.Failed as error:
+                # One that has gone meanwhile is missed by others.
+                if name in [other["metadata"]["name"] for other in self._serving_pods()]:
+                    raise Worse(f"Pod {name} serves and does not answer as it should any more: {error}") from error
+
+    def _serving_pods(self) -> list[dict]:
+        """Return the pods of the new one that answer requests."""
+        labels = {**self._labels(self._params["new"]), SERVING_LABEL: "true"}
+        return [pod for pod in self._pods(labels) if trying.is_ready(pod)]
 
     def _proven(self, seconds: float, progress: Progress, deadline: float) -> bool:
         """Watch the new one while it serves, and compare it with the old one; return whether it may go on.

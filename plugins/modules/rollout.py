@@ -126,6 +126,7 @@ objects:
   elements: dict
 """
 
+import contextlib
 import signal
 import time
 from dataclasses import asdict
@@ -251,12 +252,13 @@ def run(module, cluster: Cluster, result: dict) -> None:
             lease.last = True
             try:
                 rolling.take(part["step"], progress, part["slice"])
-                result["ready"] = rolling.ready()
-                if params["observe"]:
-                    result["pickers"] = rolling.pickers()
+                result.update(seen(rolling, params["observe"]))
                 lease.last = part["last"] and progress.done
             except Worse:
                 lease.last = part["last"]
+                # Why it is worse matters more than what is there now.
+                with contextlib.suppress(ClusterError):
+                    result.update(seen(rolling, params["observe"]))
                 raise
     finally:
         for text in rolling.warnings:
@@ -264,6 +266,14 @@ def run(module, cluster: Cluster, result: dict) -> None:
         result.update(
             changed=bool(rolling.results), objects=rolling.results, diff=rolling.diffs, progress=asdict(progress)
         )
+
+
+def seen(rolling: Rolling, observe: bool) -> dict:
+    """Return how many pods answer, and what pickers have counted where that is asked for."""
+    found: dict = {"ready": rolling.ready()}
+    if observe:
+        found["pickers"] = rolling.pickers()
+    return found
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import pickle
 from collections.abc import Callable, Iterator
@@ -310,7 +311,9 @@ def test_a_change_that_works(case: str) -> None:
     # Nobody was sent to a pod of the first ones that had not been tried.
     assert len(cluster.answering()) == count
     assert cluster.tried & set(cluster.answering())
-    assert [entry["serve"] for entry in result["timeline"]][:2] == ["old", "new" if "own" in case else "both"]
+    # A step is noted down when it begins, and when it ends.
+    serves = [serve for serve, _entries in itertools.groupby(entry["serve"] for entry in result["timeline"])]
+    assert serves[:2] == ["old", "new" if "own" in case else "both"]
     assert live_serving(cluster)["qwen"]["pool"] == ("qwen-canary" if "own" in case else "qwen")
     # The roles that follow, and the next run, find nothing to do.
     cluster.writes = 0
@@ -411,6 +414,40 @@ def test_one_that_falls_ill_under_load_leaves_the_old_one(monkeypatch: pytest.Mo
     assert result is not None
     assert result["failed"]
     assert "did not stay well" in result["msg"]
+    assert servers(cluster) == [("qwen-sglang", 2)]
+    assert cluster.least == 2
+
+
+@pytest.mark.parametrize(
+    ("strategy", "more", "who"),
+    [
+        ("surge", {}, "Pod qwen-vllm-"),
+        ("canary", {}, "Pod qwen-vllm-"),
+        ("surge", {"port": 9000}, "The new one serves"),
+    ],
+)
+def test_one_that_answers_no_more_when_it_serves_leaves_the_old_one(
+    monkeypatch: pytest.MonkeyPatch, strategy: str, more: dict[str, Any], who: str
+) -> None:
+    # Its probes are fine, and neither it nor the picker counts what it has not begun.
+    cluster, asked = made(4), set()
+
+    def gives_one(_cluster: LiveCluster, *place: Any) -> None:
+        name = json.dumps(place[-2]["metadata"]["name"] if "metadata" in place[-2] else place[0])
+        if name in asked:
+            raise trying.Failed("answered 500")
+        asked.add(name)
+
+    monkeypatch.setattr(rolling.trying, "ask_pod", gives_one)
+    monkeypatch.setattr(rolling.trying, "ask_gateway", gives_one)
+    monkeypatch.setattr(rolling.canary, "page", lambda *_arguments: None)
+    result = change(cluster, stack(engine="vllm", rollout={"strategy": strategy, "hold_seconds": 5}, **more))
+    assert result is not None
+    assert result["failed"]
+    assert result["msg"].startswith("Model qwen stays on sglang (")
+    assert "lost no request" not in result["msg"]
+    assert who in result["msg"]
+    assert "not answer as it should any more: answered 500" in result["msg"]
     assert servers(cluster) == [("qwen-sglang", 2)]
     assert cluster.least == 2
 

@@ -20,6 +20,8 @@ from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import (
     Kube,
     eventually,
 )
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import TRACK_LABEL
+from ansible_collections.llm_d.multi_engine.tests.load.load import Load
 
 HEADER = "x-prefiller-host-port"
 #: API groups of InferencePools.
@@ -63,10 +65,11 @@ def legacy_pools() -> list[dict[str, Any]]:
         {
             "apiVersion": f"{LEGACY}/v1alpha2",
             "kind": "InferencePool",
-            "metadata": {"name": model, "namespace": "pairs"},
+            "metadata": {"name": pool, "namespace": "pairs"},
             "spec": {"selector": {"llm-d.ai/model": model, "llm-d.ai/role": "prefill"}},
         }
-        for model in ("finch", "wren")
+        # A rollout that goes to a pool of its own gives it this name.
+        for pool, model in (("finch", "finch"), ("wren", "wren"), ("wren-canary", "wren"))
     ]
     return [definition, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "pairs"}}, *pools]
 
@@ -82,8 +85,8 @@ def pairs(ansible, kube, stand_ins, tmp_path_factory) -> Iterator[Any]:
         kube("apply", "--server-side", "-f", str(pools))
         kube("wait", "--for=condition=Established", f"crd/{DEFINITION}")
 
-    def run() -> Any:
-        return ansible("disaggregated", "models", llm_d_release=str(release))
+    def run(**variables: Any) -> Any:
+        return ansible("disaggregated", "models", llm_d_release=str(release), **variables)
 
     run().ok()
     yield run
@@ -161,21 +164,50 @@ def test_the_prefill_side_is_where_it_says(pairs, kube) -> None:
     assert client(prefill, 9998).ask("/health").body == b"OK"
 
 
-def test_vllm_prefills_and_decodes(gate, kube) -> None:
-    prefill, decode = pod(kube, "wren", "prefill"), pod(kube, "wren", "decode")
+def finished(kube: Kube, pod: dict) -> int:
+    """Return how many requests a pod of vLLM has finished."""
     counter = re.compile(r"^vllm:request_success_total{.*} ([\d.]+)", re.MULTILINE)
+    return int(sum(map(float, counter.findall(kube.through(pod, "/metrics")))))
 
-    def count(pod: dict) -> int:
-        return int(sum(map(float, counter.findall(kube.through(pod, "/metrics")))))
 
-    before = count(prefill), count(decode)
-    answer = gate.complete("birds/wren", "/wren", headers={HEADER: address(prefill)})
+def prefills_and_decodes(gate: Client, kube: Kube) -> None:
+    """Assert that both sides of the model on vLLM work on a request."""
+    pods = pod(kube, "wren", "prefill"), pod(kube, "wren", "decode")
+    before = [finished(kube, pod) for pod in pods]
+    answer = gate.complete("birds/wren", "/wren", headers={HEADER: address(pods[0])})
     assert answer.status == 200, answer
-    assert (count(prefill), count(decode)) == (before[0] + 1, before[1] + 1)
+    assert [finished(kube, pod) for pod in pods] == [count + 1 for count in before]
+
+
+def test_vllm_prefills_and_decodes(gate, kube) -> None:
+    prefills_and_decodes(gate, kube)
 
 
 def test_a_second_run_changes_nothing(pairs) -> None:
     pairs().ok(changed=False)
+
+
+def test_both_sides_are_changed_together_behind_a_pool_of_their_own(pairs, gate, kube) -> None:
+    variables = yaml.safe_load((ROOT / "molecule/site/disaggregated/group_vars/all.yml").read_text())
+    finch, wren = variables["llm_d_models"]
+    wanted = [finch, {**wren, "context_length": 2048, "rollout": {"strategy": "surge", "hold_seconds": 2}}]
+    targets = [{"model": "birds/wren", "path": "/wren", "stream": stream} for stream in (False, True)] * 2
+    # 800 tokens take 8 s, longer than the switch.
+    targets.append({**targets[1], "max_tokens": 800})
+    old = kube.get("pairs", "httproute", "wren")["metadata"]["generation"]
+    with Load(f"http://{gate.address}", targets) as load:
+        pairs(llm_d_models=wanted).ok(changed=True)
+    load.unharmed(50)
+
+    route = kube.get("pairs", "httproute", "wren")
+    assert {backend["name"] for rule in route["spec"]["rules"] for backend in rule["backendRefs"]} == {"wren-canary"}
+    # The route has switched once, whole.
+    assert route["metadata"]["generation"] == old + 1
+    # One decode pod, one prefill pod, and nothing of the old ones or of what the new ones were tried by.
+    assert {item["metadata"]["labels"][TRACK_LABEL] for item in kube.pods("pairs", model="wren")} == {"canary"}
+    assert "wren-try" not in kube("get", "-n", "pairs", "httproute", "-o", "name")
+    prefills_and_decodes(gate, kube)
+    pairs(llm_d_models=wanted).ok(changed=False)
 
 
 @pytest.fixture(scope="module")

@@ -52,14 +52,12 @@ class Run:
     @property
     def message(self) -> str:
         """What failed, as the user reads it; nothing when nothing did."""
-        said = []
+        found: list[dict] = []
         for _name, result in self.results:
             if result.get("failed"):
-                # Of a loop, what its items say.
-                said += [item["msg"] for item in result.get("results") or [] if "msg" in item] or [
-                    result.get("msg", result)
-                ]
-        return "\n".join(map(str, said))
+                # Of a loop, what its items say; which of them failed is not told.
+                found += [item for item in result.get("results", []) if "msg" in item] or [result]
+        return "\n".join(str(result.get("msg", result)) for result in found)
 
     def ok(self, changed: bool | None = None) -> Run:
         """Assert that it succeeded, and that it changed something or nothing."""
