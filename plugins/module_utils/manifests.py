@@ -14,6 +14,8 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     ASKED,
     MANAGED_BY,
     MANAGED_BY_LABEL,
+    REPLICAS,
+    REVISION,
     STACK_LABEL,
 )
 
@@ -122,7 +124,9 @@ def presentable(item: dict | None, before: dict | None = None) -> dict:
     annotations = metadata.get("annotations") or {}
     annotations.pop("kubectl.kubernetes.io/last-applied-configuration", None)
     annotations.pop("deployment.kubernetes.io/revision", None)
-    if annotations.pop(ASKED, None) and not annotations:
+    # They follow from what else is shown.
+    ours = [annotations.pop(name, None) for name in (ASKED, REVISION, REPLICAS)]
+    if any(ours) and not annotations:
         del metadata["annotations"]
     if shown.get("kind") == "Secret":
         for field in ("data", "stringData"):

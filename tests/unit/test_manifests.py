@@ -15,6 +15,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests impor
     name_of,
     presentable,
 )
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import REPLICAS, REVISION
 
 OURS = {"app.kubernetes.io/managed-by": "llm_d.multi_engine", "multi-engine.llm-d.ai/stack": "llm-d"}
 
@@ -77,7 +78,7 @@ def test_presentable_leaves_out_what_nobody_asked_for() -> None:
             "generation": 3,
             "creationTimestamp": "now",
             "managedFields": [],
-            "annotations": {"deployment.kubernetes.io/revision": "1", "mine": "x"},
+            "annotations": {"deployment.kubernetes.io/revision": "1", "mine": "x", REVISION: "2", REPLICAS: "1"},
         },
         "spec": {"replicas": 1},
         "status": {"replicas": 1},
