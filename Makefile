@@ -5,8 +5,8 @@ PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 OLDEST_CORE := 2.16
-# Three lanes for a machine of two cores: what has a cluster waits for it most of the time.
-STEPS := molecule -- unit lint matrix -- hosts e2e
+# Two lanes of about the same length, for a machine of two cores.
+STEPS := unit molecule -- lint matrix e2e
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test lint sanity unit matrix molecule hosts e2e clean-cluster build
@@ -22,7 +22,7 @@ demo: venv ## start an embedded cluster and serve a model with SGLang on it
 	ansible-playbook site.yml -i inventories/local -e inference_engine=sglang
 	@echo "It serves. Stop it with: make clean-cluster"
 
-test: venv ## everything below: unit and molecule, and lint, matrix, hosts and e2e beside them
+test: venv ## everything below but hosts: unit and molecule, and lint, matrix and e2e beside them
 	@$(PYTHON) tests/tools/steps.py $(STEPS)
 
 lint: venv ## YAML, Python, Ansible, documentation and changelog
@@ -50,7 +50,7 @@ matrix: venv ## the unit tests under the oldest ansible-core, and the same manif
 molecule: venv ## the scenarios that need no cluster
 	.venv/bin/molecule test --report -s default
 
-hosts: venv ## GPU hosts as Debians in podman: prepared, and rolled with real nodes (starts the embedded cluster)
+hosts: venv ## GPU hosts as Debians in podman: prepared, and rolled with real nodes (a quarter of an hour, not part of test)
 	.venv/bin/molecule reset -s gpu_node
 	.venv/bin/molecule test --report -s gpu_node
 

@@ -147,7 +147,11 @@ def watched() -> Iterator[dict[str, int]]:
     ready: dict[str, set[str]] = {"model": set(), "other": set()}
     decoder, at, seen = json.JSONDecoder(), 0, 0
     while at < len(text.rstrip()):
-        event, end = decoder.raw_decode(text[at:].lstrip())
+        try:
+            event, end = decoder.raw_decode(text[at:].lstrip())
+        except json.JSONDecodeError:
+            # It was ended in the midst of its last word.
+            break
         at += end + len(text[at:]) - len(text[at:].lstrip())
         pod, seen = event["object"], seen + 1
         conditions = pod["status"].get("conditions", [])
