@@ -37,6 +37,13 @@ def helm(program: str, *words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left(api):
+    """Others compare all that is in the cluster with what was there."""
+    yield
+    api.delete("namespace", NAMESPACE, "--wait=false")
+
+
 @pytest.fixture
 def deployed(api, tmp_path: Path, request: pytest.FixtureRequest):
     """What the charts make, by a Helm: the real one of GAIE, and one that makes what llm-d's does."""

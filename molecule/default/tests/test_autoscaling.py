@@ -29,6 +29,13 @@ LEFT = {("llm-d-multi-engine-replicas", "Apply")}
 THEIRS = {("kube-controller-manager", "Update")}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left(api):
+    """Others compare all that is in the cluster with what was there."""
+    yield
+    api.delete("namespace", NAMESPACE, "--wait=false")
+
+
 @pytest.fixture
 def server(api, cluster: Cluster):
     """A namespace of its own, away from those of the playbooks; emptied, for to delete it takes longer."""
