@@ -50,8 +50,7 @@ from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import to
 
 
 def _dcgm_plan(facts: dict, host: str, settings: dict, knowledge: dict, driver: dict) -> dict:
-    plain = (to_plain(item) for item in (facts, settings, knowledge, driver))
-    return host_dcgm.dcgm_plan(next(plain), str(host), next(plain), next(plain), next(plain))
+    return host_dcgm.dcgm_plan(to_plain(facts), str(host), to_plain(settings), to_plain(knowledge), to_plain(driver))
 
 
 class FilterModule:

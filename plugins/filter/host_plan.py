@@ -49,8 +49,7 @@ from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import to
 
 
 def _host_plan(facts: dict, host: str, settings: dict, driver: dict, toolkit: dict) -> dict:
-    plain = (to_plain(item) for item in (facts, settings, driver, toolkit))
-    return host_packages.host_plan(next(plain), str(host), next(plain), next(plain), next(plain))
+    return host_packages.host_plan(to_plain(facts), str(host), to_plain(settings), to_plain(driver), to_plain(toolkit))
 
 
 class FilterModule:

@@ -13,9 +13,9 @@ from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import judgement
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import stays_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.prometheus import QueryError
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.prometheus_query import ask
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.trying import is_ready
 
 #: Seconds for a page of metrics.
 _PAGE_SECONDS = 10
@@ -45,7 +45,7 @@ def readings(cluster: Cluster, pods: Iterable[dict], port: int, metrics: Mapping
     """
     found = {}
     for pod in pods:
-        if not is_ready(pod):
+        if not stays_ready(pod):
             continue
         text = page(cluster, pod, port, metrics.get("path") or "/metrics")
         restarts = sum(

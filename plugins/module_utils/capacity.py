@@ -9,7 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.scheduling import obstacles, quantity, requests
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.scheduling import (
+    by_node,
+    obstacles,
+    quantity,
+    requests,
+)
 
 
 def pods_of(workloads: Iterable[Mapping[str, Any]]) -> list[list[dict]]:
@@ -39,7 +44,7 @@ def room(replicas: Sequence[Sequence[dict]], nodes: Sequence[dict], placed: Iter
 
     :param placed: pods that have a node.
     """
-    on_node = _by_node(placed)
+    on_node = _staying(placed)
     count = 0
     for pods in replicas:
         for pod in pods:
@@ -64,7 +69,7 @@ def devices(replicas: Iterable[Sequence[dict]]) -> dict[str, int]:
 
 def free(resource: str, pod: dict, nodes: Sequence[dict], placed: Iterable[dict]) -> int:
     """Return how many of ``resource`` nobody uses, on nodes that would take ``pod`` if they were empty."""
-    on_node, total = _by_node(placed), Decimal(0)
+    on_node, total = _staying(placed), Decimal(0)
     for node in nodes:
         if obstacles(pod, node, []):
             continue
@@ -74,14 +79,8 @@ def free(resource: str, pod: dict, nodes: Sequence[dict], placed: Iterable[dict]
     return int(total)
 
 
-def _by_node(placed: Iterable[dict]) -> dict[str, list[dict]]:
-    found: dict[str, list[dict]] = defaultdict(list)
-    for pod in placed:
-        node = (pod.get("spec") or {}).get("nodeName")
-        ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-        if node and not ended and not pod["metadata"].get("deletionTimestamp"):
-            found[node].append(pod)
-    return found
+def _staying(placed: Iterable[dict]) -> dict[str, list[dict]]:
+    return by_node(pod for pod in placed if not pod["metadata"].get("deletionTimestamp"))
 
 
 def _name(node: Mapping[str, Any]) -> str:

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import events as told
 
@@ -33,6 +34,19 @@ _NEVER_RAN = ("StartError", "ContainerCannotRun")
 #: Exit codes of what Kubernetes stopped.
 _STOPPED = (0, 137, 143)
 _PREEMPTION = re.compile(r" (no new claims to deallocate, )?preemption: .*", re.DOTALL)
+
+
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod takes requests."""
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in (pod.get("status") or {}).get("conditions") or []
+    )
+
+
+def stays_ready(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod takes requests, and goes on to."""
+    return is_ready(pod) and not pod["metadata"].get("deletionTimestamp")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     STACK_LABEL,
     TRACK_LABEL,
 )
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import stays_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.serving import backend_of
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.waiting import Pending, wait
@@ -149,7 +150,7 @@ class Rolling:
         old, new = self._params["old"], self._labels(self._params["new"])
         for pod in self._pods({}):
             labels = pod["metadata"]["labels"]
-            if not trying.is_ready(pod):
+            if not stays_ready(pod):
                 continue
             if new.items() <= labels.items():
                 counts[NEW] += 1
@@ -308,7 +309,7 @@ class Rolling:
     def _serving_pods(self) -> list[dict]:
         """Return the pods of the new one that answer requests."""
         labels = {**self._labels(self._params["new"]), SERVING_LABEL: "true"}
-        return [pod for pod in self._pods(labels) if trying.is_ready(pod)]
+        return [pod for pod in self._pods(labels) if stays_ready(pod)]
 
     def _proven(self, seconds: float, progress: Progress, deadline: float) -> bool:
         """Watch the new one while it serves, and compare it with the old one; return whether it may go on.

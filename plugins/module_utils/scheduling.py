@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 _SUFFIXES = {
     **{f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)},
@@ -221,7 +222,7 @@ def verdict(pod: dict, nodes: Sequence[dict], placed: Iterable[dict] | None) -> 
 
     :param placed: pods that have a node, None when they are not to be seen.
     """
-    on_node = None if placed is None else _by_node(placed)
+    on_node = None if placed is None else by_node(placed)
     alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
     possible, taken = False, set()
     for node in nodes:
@@ -238,11 +239,17 @@ def verdict(pod: dict, nodes: Sequence[dict], placed: Iterable[dict] | None) -> 
     return Verdict(tuple(lines), bool(nodes) and not possible, absent[0] if nodes and absent else None)
 
 
-def _by_node(placed: Iterable[dict]) -> dict[str, list[dict]]:
+def has_ended(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod has run to its end, and holds nothing any more."""
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def by_node(placed: Iterable[dict]) -> dict[str, list[dict]]:
+    """Return by node the pods that hold something of it."""
     found = defaultdict(list)
     for pod in placed:
         node = (pod.get("spec") or {}).get("nodeName")
-        if node and (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed"):
+        if node and not has_ended(pod):
             found[node].append(pod)
     return found
 

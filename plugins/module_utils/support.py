@@ -16,7 +16,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests impor
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import troubles
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.redact import Redactor
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.scheduling import requests
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.scheduling import has_ended, requests
 
 INDEX = "index.md"
 #: Warnings that the index repeats.
@@ -116,7 +116,7 @@ def _devices(node: str, pods: list[dict]) -> Counter:
     """Count what pods on a node take of resources that are counted, such as nvidia.com/gpu."""
     used: Counter = Counter()
     for pod in pods:
-        if pod["spec"].get("nodeName") != node or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        if pod["spec"].get("nodeName") != node or has_ended(pod):
             continue
         used.update({key: int(value) for key, value in requests(pod).items() if "/" in key})
     return used

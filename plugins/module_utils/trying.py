@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import stays_ready
 
 #: Seconds for one answer: the first one may compile kernels.
 _ANSWER_SECONDS = 120
@@ -66,7 +67,7 @@ def ask_gateway(cluster: Cluster, gateway: Mapping[str, Any], namespace: str, qu
     live = cluster.get("gateway.networking.k8s.io/v1", "Gateway", gateway["name"], place)
     listeners = ((live or {}).get("spec") or {}).get("listeners") or []
     pods = cluster.list("v1", "Pod", place, f"{_GATEWAY_LABEL}={gateway['name']}")
-    ready = [pod["metadata"]["name"] for pod in pods if is_ready(pod)]
+    ready = [pod["metadata"]["name"] for pod in pods if stays_ready(pod)]
     if not listeners or not ready:
         raise Failed(f"Gateway {place}/{gateway['name']} has no listener, or no pod of it is ready")
     plain = [listener for listener in listeners if listener["protocol"] == "HTTP"]
@@ -133,11 +134,3 @@ def _key(cluster: Cluster, namespace: str, place: Mapping[str, str] | None) -> s
     if place["key"] not in data:
         raise Failed(f"Secret {namespace}/{place['secret']} with its API key has no {place['key']}")
     return base64.b64decode(data[place["key"]]).decode(errors="replace")
-
-
-def is_ready(pod: Mapping[str, Any]) -> bool:
-    """Whether a pod takes requests, and goes on to."""
-    return not pod["metadata"].get("deletionTimestamp") and any(
-        condition["type"] == "Ready" and condition["status"] == "True"
-        for condition in (pod.get("status") or {}).get("conditions") or []
-    )

@@ -151,6 +151,7 @@ from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import An
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.explain import why_not_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import MODEL_SERVERS
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import is_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.serving import GATEWAY_API, INFERENCE_API, backend_of
 
@@ -515,14 +516,6 @@ def broken_pool(cluster: Cluster, model: dict, params: dict, pool: dict | None) 
         said = data.decode(errors="replace")[:300]
         return f"engine: pod {name} answers {status} to GET /v1/models on port {model['port']}: {said}"
     return None
-
-
-def is_ready(pod: dict) -> bool:
-    """Whether a pod takes requests."""
-    return any(
-        condition["type"] == "Ready" and condition["status"] == "True"
-        for condition in (pod.get("status", {}).get("conditions") or [])
-    )
 
 
 if __name__ == "__main__":

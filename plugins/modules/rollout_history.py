@@ -123,9 +123,10 @@ from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import An
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import history, serving
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError, Forbidden
 
+_TEXT = {"type": "str", "required": True}
 ARGUMENTS = {
-    "stack": {"type": "str", "required": True},
-    "namespace": {"type": "str", "required": True},
+    "stack": _TEXT,
+    "namespace": _TEXT,
     # These three are for the action plugin.
     "resolved": {"type": "str"},
     "gaie_options": {"type": "dict", "default": {}},
@@ -134,40 +135,24 @@ ARGUMENTS = {
         "type": "list",
         "elements": "dict",
         "default": [],
-        "options": {
-            "model": {"type": "str", "required": True},
-            "revision": {"type": "str", "required": True},
-        },
+        "options": {"model": _TEXT, "revision": _TEXT},
     },
     "failure": {
         "type": "dict",
-        "options": {
-            "model": {"type": "str", "required": True},
-            "revision": {"type": "str", "required": True},
-            "wanted": {"type": "str", "required": True},
-            "reason": {"type": "str", "required": True},
-        },
+        "options": {"model": _TEXT, "revision": _TEXT, "wanted": _TEXT, "reason": _TEXT},
     },
     "objects": {"type": "bool", "default": False},
     "wanted": {
         "type": "list",
         "elements": "dict",
         "default": [],
-        "options": {
-            "model": {"type": "str", "required": True},
-            "revision": {"type": "str", "required": True},
-            "asked": {"type": "str", "required": True},
-        },
+        "options": {"model": _TEXT, "revision": _TEXT, "asked": _TEXT},
     },
     "entries": {
         "type": "list",
         "elements": "dict",
         "default": [],
-        "options": {
-            "model": {"type": "str", "required": True},
-            "entry": {"type": "dict", "required": True},
-            "objects": {"type": "str", "required": True},
-        },
+        "options": {"model": _TEXT, "entry": {"type": "dict", "required": True}, "objects": _TEXT},
     },
 }
 

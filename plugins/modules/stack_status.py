@@ -155,6 +155,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     MODEL_SERVERS,
     STACK_LABEL,
 )
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import is_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import State, judge
 
 ARGUMENTS = {
@@ -449,14 +450,6 @@ def held(pods: list[dict], devices: list[str]) -> dict:
 def going(pod: dict) -> bool:
     """Whether a pod is being deleted."""
     return bool(pod["metadata"].get("deletionTimestamp"))
-
-
-def is_ready(pod: dict) -> bool:
-    """Whether a pod takes requests."""
-    return any(
-        condition["type"] == "Ready" and condition["status"] == "True"
-        for condition in pod.get("status", {}).get("conditions") or []
-    )
 
 
 if __name__ == "__main__":

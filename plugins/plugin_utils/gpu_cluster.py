@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.scheduling import has_ended
+
 from . import images
 from .findings import Finding, listing
 from .objects import workloads_of
@@ -85,14 +87,13 @@ def users(pods: Iterable[Mapping[str, Any]], patterns: Sequence[str], stack_labe
     found = []
     for pod in pods:
         metadata = pod["metadata"]
-        ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
         ours = (metadata.get("labels") or {}).get(stack_label) == stack
         wanted = [
             name
             for container in pod["spec"].get("containers") or []
             for name in (container.get("resources") or {}).get("limits") or {}
         ]
-        if not ended and not ours and any(offers(name, patterns) for name in wanted):
+        if not has_ended(pod) and not ours and any(offers(name, patterns) for name in wanted):
             found.append(f"{metadata['namespace']}/{metadata['name']}")
     return sorted(found)
 

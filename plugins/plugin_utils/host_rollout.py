@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import MODEL_LABEL
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import stays_ready
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.scheduling import has_ended, quantity
 
 from .findings import listing
 from .objects import POD_ROLE_LABEL
@@ -18,8 +19,6 @@ Object = Mapping[str, Any]
 #: Label that LeaderWorkerSet gives to all pods of one group.
 _GROUP = "leaderworkerset.sigs.k8s.io/group-key"
 _MIRROR = "kubernetes.io/config.mirror"
-_QUANTITY = re.compile(r"(\d+)([kMG]?)")
-_FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 #: What the fabric of a GPU says of itself where there is none, and where it is up.
 _NO_FABRIC, _FABRIC_UP = "N/A", {"state": "Completed", "status": "Success"}
 
@@ -65,7 +64,7 @@ def _losses(pods: Iterable[Object], nodes: Collection[str]) -> list[tuple[tuple[
             found.setdefault(kind, {}).setdefault(labels.get(_GROUP, _name(pod)), []).append(pod)
     losses = []
     for kind, replicas in sorted(found.items()):
-        ready = [members for members in replicas.values() if all(map(_ready, members))]
+        ready = [members for members in replicas.values() if all(map(stays_ready, members))]
         going = [members for members in ready if any(_node(pod) in nodes for pod in members)]
         if going and len(going) == len(ready):
             losses.append((kind, going))
@@ -77,7 +76,7 @@ def left(pods: Iterable[Object]) -> list[str]:
     return sorted(
         f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
         for pod in pods
-        if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
+        if not has_ended(pod)
         and _MIRROR not in (pod["metadata"].get("annotations") or {})
         and not any(owner["kind"] == "DaemonSet" for owner in pod["metadata"].get("ownerReferences") or [])
     )
@@ -86,7 +85,7 @@ def left(pods: Iterable[Object]) -> list[str]:
 def devices(node: Object) -> dict[str, str]:
     """Return the devices that a node offers: resources of somebody's domain, such as ``nvidia.com/gpu``."""
     offered = (node.get("status") or {}).get("allocatable") or {}
-    return {name: str(count) for name, count in sorted(offered.items()) if "/" in name and _count(count)}
+    return {name: str(count) for name, count in sorted(offered.items()) if "/" in name and quantity(count)}
 
 
 def node_faults(node: Object, before: Mapping[str, str]) -> list[str]:
@@ -101,7 +100,7 @@ def node_faults(node: Object, before: Mapping[str, str]) -> list[str]:
         faults.append(f"it is not Ready: {ready.get('message') or 'its kubelet has said nothing'}")
     offered = status.get("allocatable") or {}
     for name, count in before.items():
-        if _count(offered.get(name, 0)) < _count(count):
+        if quantity(offered.get(name, 0)) < quantity(count):
             faults.append(f"{name} is {offered.get(name, 0)}, before it was {count}")
     return faults
 
@@ -164,22 +163,9 @@ def _card_faults(card: ElementTree.Element) -> list[str]:
     return faults
 
 
-def _ready(pod: Object) -> bool:
-    """Whether a pod answers requests, and goes on to."""
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-    return ready and not pod["metadata"].get("deletionTimestamp")
-
-
 def _name(pod: Object) -> str:
     return pod["metadata"]["name"]
 
 
 def _node(pod: Object) -> str | None:
     return (pod.get("spec") or {}).get("nodeName")
-
-
-def _count(quantity: object) -> int:
-    """Return a number of devices, which Kubernetes writes as ``1k`` where it is round."""
-    match = _QUANTITY.fullmatch(str(quantity))
-    return int(match[1]) * _FACTORS[match[2]] if match else 0

@@ -17,6 +17,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils import applying
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import ClusterError
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import with_digest
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import MODEL_SERVERS
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import stays_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.waiting import Pending
 from ansible_collections.llm_d.multi_engine.plugins.modules import rollout as module
@@ -115,7 +116,7 @@ class LiveCluster(FakeCluster):
         route = self.live["HTTPRoute", "qwen"]
         (backend,) = route["spec"]["rules"][0]["backendRefs"]
         labels = self.live["InferencePool", backend["name"]]["spec"]["selector"]["matchLabels"]
-        return [pod["metadata"]["name"] for pod in self.list("v1", "Pod", None, text(labels)) if trying.is_ready(pod)]
+        return [pod["metadata"]["name"] for pod in self.list("v1", "Pod", None, text(labels)) if stays_ready(pod)]
 
 
 def frozen(cluster: LiveCluster) -> bytes:
