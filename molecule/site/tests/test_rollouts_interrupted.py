@@ -9,12 +9,12 @@ import contextlib
 import copy
 import json
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import BIN, ROOT, STACKS, Kube
@@ -70,18 +70,6 @@ def load(stand_ins, ansible, kube, request, tmp_path_factory) -> Iterator[Load]:
     (folder / f"{request.node.name}.html").write_text(page(request.node.name, [event], seen))
 
 
-def family(pid: int) -> set[int]:
-    """Return ``pid`` and all that it has started."""
-    parents: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
-
-
 class Play:
     """A run of playbook models that can be killed."""
 
@@ -106,9 +94,10 @@ class Play:
             assert time.monotonic() < deadline, self._log.read_text()[-3000:]
             time.sleep(0.2)
         # Ansible's workers are sessions of their own, and would go on.
-        for pid in sorted(family(self._process.pid)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        play = psutil.Process(self._process.pid)
+        for process in [play, *play.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self._process.wait()
 
 
