@@ -17,6 +17,12 @@ options:
     description: By model what serves it, as RV(llm_d.multi_engine.cluster_facts#module:cluster.serving); may be null.
     type: dict
     required: true
+  objects:
+    description: >-
+      Objects of role C(model_service) that are to be applied, as the JSON text that
+      P(llm_d.multi_engine.model_service_objects#filter) returns. Empty where there are none among what is to be.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -32,12 +38,16 @@ _value:
   elements: str
 """
 
+import json
+
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import changes
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.plain import stack_of, to_plain
 
 
-def _rollouts_pending(resolved: dict, serving: dict | None) -> list:
-    return changes.pending(stack_of(resolved), to_plain(serving)) if serving else []
+def _rollouts_pending(resolved: dict, serving: dict | None, objects: str = "") -> list:
+    if not serving:
+        return []
+    return changes.pending(stack_of(resolved), to_plain(serving), json.loads(objects) if objects else [])
 
 
 class FilterModule:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import CONFIG_HASH, REVISION
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import CONFIG_HASH, MODEL_LABEL, REVISION
 
 from . import composing, questions, rollout, tracks
 from .objects import Object
@@ -67,9 +67,20 @@ def question_of(alone: Mapping[str, Any]) -> dict[str, Any]:
     return {key: question[key] for key in _ASKED}
 
 
-def pending(resolved: Mapping[str, Any], serving: Mapping[str, Any]) -> list[str]:
-    """Return why roles that only apply would take away or miss what serves a model."""
-    reasons = [rollout.stuck(model, serving.get(model["name"])) for model in resolved["models"]]
+def pending(resolved: Mapping[str, Any], serving: Mapping[str, Any], objects: Sequence[Object] = ()) -> list[str]:
+    """Return why roles that only apply would take away, replace or miss what serves a model.
+
+    :param objects: model servers that are to be applied, none where there are none among what is.
+    """
+    revisions = {
+        item["metadata"]["labels"][MODEL_LABEL]: item["metadata"]["annotations"][REVISION]
+        for item in objects
+        if tracks.is_server(item)
+    }
+    reasons = [
+        rollout.stuck(model, serving.get(model["name"]), revisions.get(model["name"], ""))
+        for model in resolved["models"]
+    ]
     return [reason for reason in reasons if reason]
 
 

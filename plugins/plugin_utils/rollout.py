@@ -137,14 +137,14 @@ def is_needed(model: Mapping[str, Any], serving: Mapping[str, Any] | None, revis
         return True
     if serving["engine"] != model["engine"] or _names(model, serving["track"], serving["pool"]) != _names_of(live):
         return True
-    known = all(workload["revision"] for workload in live)
-    return known and any(workload["revision"] != revision for workload in live)
+    return _runs_another(live, revision)
 
 
-def stuck(model: Mapping[str, Any], serving: Mapping[str, Any] | None) -> str | None:
-    """Return why applying ``model`` alone would take away or miss what serves it; None when it would not.
+def stuck(model: Mapping[str, Any], serving: Mapping[str, Any] | None, revision: str = "") -> str | None:
+    """Return why applying ``model`` alone would take away, replace or miss what serves it; None when it would not.
 
     :param serving: what serves it.
+    :param revision: digest of what its pods are to run, where that is to be applied.
     """
     if not serving or not serving["workloads"]:
         return None
@@ -153,10 +153,14 @@ def stuck(model: Mapping[str, Any], serving: Mapping[str, Any] | None) -> str | 
     if not _is_pinned(serving):
         return f"model {name} is in the middle of a change: two workloads serve it. {remedy}"
     live = _group(serving, serving["engine"], serving["track"])
-    if not _answers(live) or _names(model, serving["track"], serving["pool"]) == _names_of(live):
+    if not _answers(live):
         return None
     there = listing(sorted(item for _kind, item in _names_of(live)))
-    return f"model {name} is served by {there}, and the inventory asks for another engine or topology. {remedy}"
+    if _names(model, serving["track"], serving["pool"]) != _names_of(live):
+        return f"model {name} is served by {there}, and the inventory asks for another engine or topology. {remedy}"
+    if revision and _runs_another(live, revision):
+        return f"model {name} is served by {there}, and the inventory asks for other pods in its place. {remedy}"
+    return None
 
 
 def change(
@@ -445,6 +449,11 @@ def _group(serving: Mapping, engine: str, track: str) -> list[Mapping]:
 
 def _is(group: Sequence[Mapping], revision: str) -> bool:
     return bool(group) and all(workload["revision"] == revision for workload in group)
+
+
+def _runs_another(group: Sequence[Mapping], revision: str) -> bool:
+    """Whether it is known that ``group`` runs another revision."""
+    return all(workload["revision"] for workload in group) and not _is(group, revision)
 
 
 def _answers(group: Sequence[Mapping]) -> bool:

@@ -9,6 +9,7 @@ end: forgotten, skipped, or with a playbook missing, which molecule only warns a
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -24,8 +25,10 @@ RECAP = re.compile(r"^(\S+)\s*:\s+actions=(\d+)\s+successful=(\d+)\s+disabled=0\
 # What a task or a test that failed begins with, and what a failure looks like that says less.
 FAILURE = re.compile(r"fatal: \[|= FAILURES|= ERRORS")
 COMPLAINT = re.compile(r"^(FAILED|ERROR) |\[ERROR\]|\bError \d+$")
-# Lines that are said again.
-EXCERPT = 60
+# A test that failed, as pytest's summary names it, also within what molecule draws around it.
+NAMED = re.compile(r"\b(?:FAILED|ERROR) (\S+\.py(?:::\S+)?.*)")
+# Lines that are said again, and tests that are named at the very end.
+EXCERPT, NAMES = 60, 12
 # Scenarios that `make test` leaves out, and what runs them.
 APART = {"gpu_node": "make hosts"}
 # The recap does not count what testinfra verified.
@@ -38,6 +41,7 @@ class Step:
 
     :ivar result: passed, failed or not run.
     :ivar excerpt: lines from its last failure on.
+    :ivar named: tests that failed.
     :ivar complete: per scenario that it ran whether that came to its end.
     """
 
@@ -45,6 +49,7 @@ class Step:
     result: str = "not run"
     seconds: float = 0
     excerpt: list[str] = field(default_factory=list)
+    named: list[str] = field(default_factory=list)
     complete: dict[str, bool] = field(default_factory=dict)
     verified: set[str] = field(default_factory=set)
 
@@ -54,6 +59,8 @@ class Step:
         with subprocess.Popen(
             ["make", "--no-print-directory", self.name],
             cwd=ROOT,
+            # Nothing is broken in the middle, names of tests above all.
+            env={**os.environ, "COLUMNS": "200"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -73,6 +80,8 @@ class Step:
         if (self.excerpt or FAILURE.search(line) or COMPLAINT.search(line)) and len(self.excerpt) < EXCERPT:
             # Output of programs comes as one line.
             self.excerpt.extend(line.replace("\\n", "\n").splitlines())
+        if name := NAMED.search(line):
+            self.named.append(name[1])
         if verdict := VERIFIED.search(line):
             self.verified.add(verdict[1])
         if recap := RECAP.match(line):
@@ -115,6 +124,9 @@ def main(words: list[str]) -> int:
     for step in steps:
         print(f"{step.name:<12}{step.result:<10}{step.seconds:>8.0f}")
     print(f"{'total':<22}{time.monotonic() - started:>8.0f}\n")
+    for step in steps:
+        for name in step.named[:NAMES]:
+            print(f"failed in {step.name}: {name}")
 
     results = [step.result for step in steps]
     failed = results.count("failed")

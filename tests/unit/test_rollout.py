@@ -304,6 +304,23 @@ def test_when_a_change_is_needed(
     assert bool(rollout.stuck(model, live)) is stuck
 
 
+@pytest.mark.parametrize(
+    ("there", "revision", "stuck"),
+    [
+        (A, "a", False),
+        (A, "b", True),
+        # Role gaie applies no pods.
+        (A, "", False),
+        ({**A, "revision": ""}, "b", False),
+        ({**A, "ready": 0}, "b", False),
+    ],
+)
+def test_alone_nobody_replaces_pods_that_serve(there: dict[str, Any], revision: str, stuck: bool) -> None:
+    reason = rollout.stuck(shipped.one({"engine": "sglang", "replicas": 2}), serving(there), revision)
+    assert bool(reason) is stuck
+    assert not reason or "asks for other pods in its place" in reason
+
+
 def test_a_pool_of_its_own() -> None:
     def reasons(model: dict[str, Any], **picker: Any) -> str:
         return "; ".join(rollout.change(model, serving(A), "b", {**PICKER, **picker})[0].apart)

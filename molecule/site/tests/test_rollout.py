@@ -62,7 +62,7 @@ BEFORE = {"swift": ["swift-sglang"] * 2, "robin": ["robin-vllm"] * 2}
 AFTER = {"swift": ["swift-sglang-canary"] * 2, "robin": ["robin-sglang"] * 2}
 
 
-def test_another_engine_and_other_arguments_and_back(ansible, kube, traffic) -> None:
+def test_another_engine_and_other_arguments_and_back(ansible, kube, traffic, tmp_path) -> None:
     assert serving(kube) == BEFORE
     wanted = models(**SGLANG)
     with traffic as requests:
@@ -88,7 +88,10 @@ def test_another_engine_and_other_arguments_and_back(ansible, kube, traffic) -> 
         assert serving(kube) == AFTER
         # Alone, roles take nothing away that serves.
         alone = ansible("stand-ins", "models", options="--tags model_service", llm_d_models=unfit).failed()
-        assert "model robin is served by robin-sglang" in alone
+        assert "model robin is served by robin-sglang, and the inventory asks for another engine" in alone
+        other = models(**SGLANG, context_length=1024)
+        alone = ansible("stand-ins", "models", options="--tags model_service", llm_d_models=other).failed()
+        assert "model robin is served by robin-sglang, and the inventory asks for other pods" in alone
         assert serving(kube) == AFTER
 
         # Back to what served before, which needs no inventory.
@@ -98,7 +101,9 @@ def test_another_engine_and_other_arguments_and_back(ansible, kube, traffic) -> 
         back = {"rollback_model": "robin", "llm_d_models": ["broken"]}
         ansible("stand-ins", "rollback", options="--check", **back).ok(changed=True)
         assert serving(kube) == AFTER
-        ansible("stand-ins", "rollback", **back).ok(changed=True)
+        ansible("stand-ins", "rollback", rollout_report_dir=str(tmp_path), **back).ok(changed=True)
+        (timeline,) = tmp_path.glob("stand-ins-*.html")
+        assert "robin" in timeline.read_text()
         assert serving(kube) == {**AFTER, "robin": BEFORE["robin"]}
         after = ansible("stand-ins", "status", llm_d_models=wanted)
         assert "another engine or version runs: robin" in after.failed()
