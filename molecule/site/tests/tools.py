@@ -160,6 +160,16 @@ class Answer:
         return json.loads(self.body)
 
     @property
+    def is_complete(self) -> bool:
+        """Whether it is a whole completion, also one that came as a stream."""
+        if self.status != 200:
+            return False
+        if self.headers.get("content-type", "").startswith("text/event-stream"):
+            # An engine that fails in the middle tells so in the stream, and ends it all the same.
+            return self.events[-1:] == ["[DONE]"] and all("choices" in json.loads(event) for event in self.events[:-1])
+        return bool(self.json["choices"])
+
+    @property
     def events(self) -> list[str]:
         """The data of server-sent events."""
         return [line[6:] for line in self.body.decode().splitlines() if line.startswith("data: ")]
@@ -251,13 +261,14 @@ class Traffic:
             began = self.seconds()
             try:
                 answer = self._client.complete(**target)
-            except (OSError, http.client.HTTPException) as error:
+                whole = answer.is_complete
+            except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
                 self.failures.append(Failure(began, target["model"], repr(error)))
                 continue
-            if answer.status == 200 and answer.json["choices"]:
+            if whole:
                 self.answered += 1
             else:
-                said = f"{answer.status} {answer.body[:200]!r}"
+                said = f"{answer.status} {answer.body[:200]!r} ... {answer.body[-200:]!r}"
                 self.failures.append(Failure(began, target["model"], said))
 
     def seconds(self) -> float:
