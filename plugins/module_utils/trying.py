@@ -51,6 +51,7 @@ def ask_pod(cluster: Cluster, namespace: str, pod: Mapping[str, Any], question: 
 
     :param question: ``served_name``, ``port`` and ``api_key`` (``secret`` and ``key``, or None).
     :raises Failed: when it gives none.
+    :raises ClusterError: when the API server stays away.
     """
     door = Door(namespace, pod["metadata"]["name"], question["port"])
     _ask(cluster, door, question["served_name"], _key(cluster, namespace, question.get("api_key")), _TRIES)
@@ -82,8 +83,11 @@ def _ask(cluster: Cluster, door: Door, model: str, key: str, tries: int) -> None
         try:
             _ask_once(cluster, door, model, key)
         except (OSError, http.client.HTTPException) as error:
-            if not left:
-                raise Failed(f"no connection to port {door.port}: {error or repr(error)}") from error
+            # The way leads through the API server, which is waited for: that it is away says nothing of the pod.
+            there = cluster.get("v1", "Pod", door.pod, door.namespace)
+            if not left or not there:
+                reason = error or repr(error)
+                raise Failed(f"no connection to port {door.port}: {reason if there else 'the pod is gone'}") from error
         except Failed:
             # What a pod says of itself it says again.
             if not left or tries == _TRIES:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import trying
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Unreachable
 
 POD = {"metadata": {"name": "qwen-1"}}
 QUESTION = {"served_name": "qwen", "port": 8000, "api_key": None}
@@ -24,8 +25,8 @@ class Cluster:
     :param answers: status and body, or an error of the connection.
     """
 
-    def __init__(self, *answers: tuple[int, Any] | OSError, listeners: Any = (LISTENER,)) -> None:
-        self._answers, self._listeners = list(answers), list(listeners)
+    def __init__(self, *answers: tuple[int, Any] | OSError, listeners: Any = (LISTENER,), pod: Any = POD) -> None:
+        self._answers, self._listeners, self._pod = list(answers), list(listeners), pod
         self.asked: list[tuple[str, int, str]] = []
 
     def forwarded(self, _namespace: str, pod: str, port: int) -> socket.socket:
@@ -48,6 +49,10 @@ class Cluster:
     def get(self, _api: str, kind: str, _name: str, _namespace: str) -> dict | None:
         if kind == "Gateway":
             return {"spec": {"listeners": self._listeners}}
+        if kind == "Pod":
+            if isinstance(self._pod, Exception):
+                raise self._pod
+            return self._pod
         return {"data": {"one": base64.b64encode(b"sk-secret").decode()}}
 
     def list(self, *_arguments: str) -> list[dict]:
@@ -75,6 +80,15 @@ def test_a_pod_is_asked_for_a_completion() -> None:
     assert request.startswith("POST /v1/completions HTTP/1.1\r\n")
     assert json.loads(request.partition("\r\n\r\n")[2])["model"] == "qwen"
     assert "Authorization" not in request
+
+
+def test_an_api_server_that_is_away_says_nothing_of_the_pod() -> None:
+    with pytest.raises(Unreachable):
+        trying.ask_pod(Cluster(ConnectionRefusedError("refused"), pod=Unreachable("away")), "llm-d", POD, QUESTION)
+    with pytest.raises(trying.Failed, match="no connection to port 8000: the pod is gone"):
+        trying.ask_pod(Cluster(ConnectionRefusedError("refused"), pod=None), "llm-d", POD, QUESTION)
+    # It is back, and so is the way to the pod.
+    trying.ask_pod(Cluster(ConnectionRefusedError("refused"), (200, FINE)), "llm-d", POD, QUESTION)
 
 
 def test_with_its_key_which_nobody_is_told() -> None:

@@ -12,12 +12,20 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
-from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import BIN, ROOT, STACKS, Kube
+from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import (
+    BIN,
+    ROOT,
+    STACKS,
+    Kube,
+    eventually,
+    restart_api_server,
+)
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.timeline_page import page
 from ansible_collections.llm_d.multi_engine.tests.load.load import Load, told
 
@@ -101,7 +109,7 @@ class Play:
         self._process.wait()
 
 
-def test_a_play_that_is_killed_at_each_boundary_is_gone_on_with(ansible, kube, load, tmp_path) -> None:
+def test_a_play_that_is_killed_at_each_boundary_is_gone_on_with(ansible, kube, host, load, tmp_path) -> None:
     wanted = {"llm_d_models": models(**VLLM)}
     boundaries: list[Callable[[], bool]] = [
         lambda: "vllm" in {pod["metadata"]["labels"][ENGINE] for pod in kube.pods(NAMESPACE, model="swift")},
@@ -113,8 +121,12 @@ def test_a_play_that_is_killed_at_each_boundary_is_gone_on_with(ansible, kube, l
     ansible("stand-ins", "models", **wanted).ok(changed=True)
     assert (engines(kube), pool(kube)) == ({"vllm": 2}, "vllm")
     ansible("stand-ins", "models", **wanted).ok(changed=False)
-    # And back, replica by replica.
-    ansible("stand-ins", "models", llm_d_models=models("in_place")).ok(changed=True)
+    # And back, replica by replica, without the API server for a while.
+    with ThreadPoolExecutor(1) as background:
+        back = background.submit(ansible, "stand-ins", "models", llm_d_models=models("in_place"))
+        eventually(lambda: pool(kube) == "both", 90)
+        restart_api_server(host)
+        back.result().ok(changed=True)
     assert (engines(kube), pool(kube)) == ({"sglang": 2}, "sglang")
     load.unharmed()
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import ROOT, STATE, Traffic, eventually
+from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import Traffic, eventually, restart_api_server
 
 #: Metric of each engine with the requests that a pod is answering.
 RUNNING = {"swift": "sglang:num_running_reqs", "robin": "vllm:num_requests_running"}
@@ -102,15 +102,7 @@ def test_a_changed_picker_takes_over(traffic, ansible, kube) -> None:
 
 
 def test_requests_do_not_need_the_api_server(traffic, ansible, host) -> None:
-    record = STATE / "run/kube-apiserver.json"
     with traffic() as requests:
-        pid = json.loads(record.read_text())["pid"]
-        os.kill(pid, signal.SIGKILL)
-        down = host.run(f"{STATE}/bin/kubectl --kubeconfig {STATE}/kubeconfig get --raw /readyz --request-timeout=2s")
-        assert down.rc != 0
-        time.sleep(3)
-        up = host.run(f"{ROOT}/.venv/bin/python {ROOT}/tests/cluster up")
-        assert up.rc == 0, up.stdout + up.stderr
-    assert json.loads(record.read_text())["pid"] != pid
+        restart_api_server(host)
     requests.unharmed()
     ansible("stand-ins", "site", **PICKER).ok(changed=False)

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import shlex
+import signal
 import ssl
 import sys
 import threading
@@ -287,6 +288,19 @@ def eventually(check, seconds: float = 30) -> None:
     while not (answer := check()):
         assert time.monotonic() < deadline, f"{check} still says {answer!r} after {seconds} s"
         time.sleep(0.5)
+
+
+def restart_api_server(host, away: float = 3) -> None:
+    """Kill the API server, and start it again after ``away`` seconds."""
+    record = STATE / "run/kube-apiserver.json"
+    pid = json.loads(record.read_text())["pid"]
+    os.kill(pid, signal.SIGKILL)
+    down = host.run(f"{STATE}/bin/kubectl --kubeconfig {STATE}/kubeconfig get --raw /readyz --request-timeout=2s")
+    assert down.rc != 0
+    time.sleep(away)
+    up = host.run(f"{sys.executable} {ROOT}/tests/cluster up")
+    assert up.rc == 0, up.stdout + up.stderr
+    assert json.loads(record.read_text())["pid"] != pid
 
 
 def istiod_values(cpu: str) -> dict:
