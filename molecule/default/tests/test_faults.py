@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.llm_d.multi_engine.molecule.default.tests.conftest import BIN, INVENTORY, ROOT, STATE
+from ansible_collections.llm_d.multi_engine.tests.tools import processes
 
 SET = "faults-test"
 PLAYBOOK = ROOT / "molecule/default/playbooks/apply.yml"
@@ -110,7 +111,7 @@ class Runs:
         """Kill what still runs, and remove everything."""
         for job in self._jobs:
             if job.process.poll() is None:
-                os.killpg(job.process.pid, signal.SIGKILL)
+                processes.kill(job.process.pid)
                 job.process.wait()
         self._api.delete("namespace", self.namespace, "--wait=false")
 
@@ -328,7 +329,7 @@ def test_killed_and_run_again(api, runs: Runs) -> None:
     objects = runs.config_maps(600)
     job = runs.start([*objects, *runs.config_maps(1, "extra")])
     until(lambda: len(runs.names()) > 50)
-    os.killpg(job.process.pid, signal.SIGKILL)
+    processes.kill(job.process.pid)
     job.wait()
     runs.start(objects).ok(changed=True)
     assert runs.names() == wanted_names(objects)

@@ -5,7 +5,6 @@ One model of the stand-ins' stack is changed to and fro; every test begins and e
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import os
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import (
@@ -28,6 +26,7 @@ from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import (
 )
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils.timeline_page import page
 from ansible_collections.llm_d.multi_engine.tests.load.load import Load, told
+from ansible_collections.llm_d.multi_engine.tests.tools import processes
 
 VARIABLES = yaml.safe_load((ROOT / "molecule/site/stand_ins/group_vars/all.yml").read_text())
 SWIFT, ROBIN, *OTHERS = VARIABLES["llm_d_models"]
@@ -101,11 +100,7 @@ class Play:
             assert self._process.poll() is None, f"it ended before: {self._log.read_text()[-3000:]}"
             assert time.monotonic() < deadline, self._log.read_text()[-3000:]
             time.sleep(0.2)
-        # Ansible's workers are sessions of their own, and would go on.
-        play = psutil.Process(self._process.pid)
-        for process in [play, *play.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        processes.kill(self._process.pid)
         self._process.wait()
 
 
