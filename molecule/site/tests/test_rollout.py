@@ -89,7 +89,7 @@ def test_another_engine_and_other_arguments_and_back(ansible, kube, traffic, tmp
         # Alone, roles take nothing away that serves.
         alone = ansible("stand-ins", "models", options="--tags model_service", llm_d_models=unfit).failed()
         assert "model robin is served by robin-sglang, and the inventory asks for another engine" in alone
-        other = models(**SGLANG, context_length=1024)
+        other = models(**SGLANG, context_length=512)
         alone = ansible("stand-ins", "models", options="--tags model_service", llm_d_models=other).failed()
         assert "model robin is served by robin-sglang, and the inventory asks for other pods" in alone
         assert serving(kube) == AFTER

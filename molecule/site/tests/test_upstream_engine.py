@@ -43,7 +43,7 @@ def test_it_is_replaced_without_a_failed_request(ansible, kube, gateway) -> None
         result["results"] for name, result in run.results if name.endswith("One model after the other")
     )
     assert change_of_tiny["strategy"] == "surge"
-    assert change_of_tiny["words"][0].startswith("Model tiny: sglang (localhost/llm-d-multi-engine/sglang:")
+    assert change_of_tiny["words"][0].startswith("Model tiny: sglang (docker.io/lmsysorg/sglang:")
     (pod,) = kube.pods("llm-d", model="tiny")
     assert pod["metadata"]["labels"]["llm-d.ai/engine-type"] == "vllm"
     ansible("local", "verify", **change).ok()
