@@ -75,16 +75,18 @@ class Deployments:
             self.forbidden[kind] = str(error)
             return []
 
-    def _is_of_interest(self, pool: dict) -> bool:
-        """Whether somebody else made ``pool``, also when we have taken it over since."""
-        return labels_of(pool).get(MANAGED_BY_LABEL) != MANAGED_BY or ADOPTED in labels_of(pool)
+    def _is_of_interest(self, item: dict) -> bool:
+        """Whether somebody else made ``item``, also when we have taken it over since."""
+        return labels_of(item).get(MANAGED_BY_LABEL) != MANAGED_BY or ADOPTED in labels_of(item)
 
     def _behind(self, pool: dict) -> dict:
         selector = pool["spec"]["selector"]["matchLabels"]
         servers = [item for kind in MODEL_SERVERS for item in self._objects[kind] if selects(selector, item)]
         service = self._one("Service", (pool["spec"].get("endpointPickerRef") or {}).get("name"))
         picker = self._picker(service)
+        # Ours may lead to it, too, while a rollout goes back.
         routes = [route for route in self._objects[ROUTE] if pool["metadata"]["name"] in backends(route)]
+        routes = list(filter(self._is_of_interest, routes))
         rules = [rule for rule in self._objects["DestinationRule"] if service and is_about(rule, service)]
         core = [pool, *servers, *([service] if service else []), *([picker] if picker else []), *routes, *rules]
         releases = sorted({name for item in core if (name := release_of(item))})

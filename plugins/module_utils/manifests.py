@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
+    ADOPTED,
     ASKED,
     MANAGED_BY,
     MANAGED_BY_LABEL,
@@ -105,6 +106,8 @@ def foreign(live: dict, stack: str) -> str | None:
         return f"it exists and is managed by {owner}" if owner else "it exists and was not made by this collection"
     if labels.get(STACK_LABEL, stack) != stack:
         return f"it belongs to stack {labels[STACK_LABEL]}"
+    if ADOPTED in labels:
+        return "it was taken over, to stay as it is until a model of ours serves in its place"
     return None
 
 

@@ -42,6 +42,8 @@ CONFIG_HASH = "multi-engine.llm-d.ai/config-hash"
 RELEASE = "multi-engine.llm-d.ai/release"
 #: Label of what somebody else made and this collection has taken over: how it came.
 ADOPTED = "multi-engine.llm-d.ai/adopted-from"
+#: In the place of an engine and of a track, where what was taken over serves a model.
+ADOPTED_SIDE = "adopted"
 #: Annotation of a pod: the container whose last log line says how far it is.
 PROGRESS = "multi-engine.llm-d.ai/progress"
 

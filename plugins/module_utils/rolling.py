@@ -14,6 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import canary, capacity, scaling, trying
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.adopted import (
+    Adopted,
+    difference,
+    is_adopted,
+)
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.applying import Apply
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import (
     Cluster,
@@ -26,6 +31,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.explain import why_not_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import awaited_first, in_order, name_of
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
+    ADOPTED_SIDE,
     ENGINE_LABELS,
     MODEL_LABEL,
     MODEL_SERVERS,
@@ -45,6 +51,8 @@ OLD, BOTH, NEW = "old", "both", "new"
 TRY_HEADER = "x-multi-engine-revision"
 #: Seconds for which a new one that serves may be unready: probes of a busy node fail now and then.
 _ILL_SECONDS = 20.0
+#: Looks without a request after which one that was taken over has finished them: gateways learn a moment later.
+_QUIET_LOOKS = 3
 #: Seconds between two looks at pods.
 _LOOK_EVERY = 1.0
 
@@ -66,6 +74,7 @@ class Progress:
     :ivar begin: what old, new and pickers had counted when the new one got requests, where it is judged by that.
     :ivar holds: how often it has been judged.
     :ivar said: what came of it the last time.
+    :ivar drained: seconds for which the end of requests was waited for, of one that was taken over.
     :ivar pending: what is waited for.
     """
 
@@ -78,6 +87,7 @@ class Progress:
     begin: dict[str, Any] | None = None
     holds: int = 0
     said: str = ""
+    drained: float = 0
     pending: list[Pending] = field(default_factory=list)
 
 
@@ -92,6 +102,8 @@ class Rolling:
     def __init__(self, cluster: Cluster, params: dict, servers: list[dict], routing: list[dict]) -> None:
         self._cluster, self._params = cluster, params
         self._stack, self._namespace, self._model = params["stack"], params["namespace"], params["model"]
+        place = self._stack, self._namespace, self._model
+        self._adopted = Adopted(cluster, place, params.get("drain") or {})
         self._servers, self._routing = self._settled(servers), routing
         self._workloads = [item for item in self._servers if _is_server(item)]
         (self._pool,) = [item for item in routing if item["kind"] == "InferencePool"]
@@ -102,25 +114,35 @@ class Rolling:
         #: What was changed: objects with their diffs, as module apply returns them.
         self.results: list[dict] = []
         self.diffs: list[dict] = []
-        self.warnings: list[str] = []
+        self.warnings: list[str] = self._adopted.warnings
 
     def _settled(self, servers: list[dict]) -> list[dict]:
         """Return ``servers`` without what scales them, which comes when they serve: two would write their replicas."""
         old = self._params["old"]
         scaled = any(scaling.is_autoscaler(item) or scaling.start_of(item) is not None for item in servers)
-        live = self._live(self._labels(old)) if old and scaled else []
+        live = self._live_of(old) if old and scaled else []
         most = max((workload["spec"].get("replicas", 1) for workload in live), default=0)
         return [scaling.fixed(item, most) for item in servers if not scaling.is_autoscaler(item)]
 
     # --- looking ----------------------------------------------------------------------------
 
     def room(self) -> dict[str, Any]:
-        """Return what the cluster has for the new one beside everything else, as ``rollout.Room`` takes it."""
+        """Return what the cluster has for the new one beside everything else, as ``rollout.Room`` takes it.
+
+        :raises ClusterError: when it cannot be beside what was taken over.
+        """
+        if self._is_adopted(self._params["old"]):
+            self._adopted.refuse([*self._servers, *self._routing, *self._beside()])
         replicas = capacity.pods_of(self._workloads)
         needed = capacity.devices(replicas)
         try:
             nodes = self._cluster.list("v1", "Node")
-            placed = [pod for pod in self._cluster.list("v1", "Pod") if not self._gives_way(pod)]
+            # Leftovers go before the new one comes.
+            leave = any(map(self._is_adopted, self._params["leftovers"]))
+            going = {_place(pod) for pod in (self._adopted.pods() if leave else ())}
+            placed = [
+                pod for pod in self._cluster.list("v1", "Pod") if not self._gives_way(pod) and _place(pod) not in going
+            ]
         except Forbidden:
             return {"fits": None, "missing": len(replicas), "needed": needed, "free": {}}
         first = replicas[0][0]
@@ -156,7 +178,13 @@ class Rolling:
                 counts[NEW] += 1
             elif old and self._labels(old).items() <= labels.items():
                 counts[OLD] += 1
+        if self._is_adopted(old):
+            counts[OLD] = sum(map(stays_ready, self._adopted.pods()))
         return counts
+
+    @staticmethod
+    def _is_adopted(side: Mapping[str, Any] | None) -> bool:
+        return bool(side) and side["track"] == ADOPTED_SIDE
 
     def _labels(self, side: Mapping[str, Any]) -> dict[str, str]:
         return {TRACK_LABEL: side["track"], **dict.fromkeys(ENGINE_LABELS, side["engine"])}
@@ -185,6 +213,11 @@ class Rolling:
         if step["leftovers"]:
             progress.done = self._removed(self._params["leftovers"], progress, deadline)
             return
+        if step["rest"]:
+            for item in self._adopted.clear([*self._servers, *self._routing]):
+                self._remember(item, "removed")
+            progress.done = True
+            return
         if step["old"] is not None and not self._old(step, progress, deadline):
             return
         if step["new"] == 0:
@@ -209,7 +242,7 @@ class Rolling:
         old = self._params["old"]
         if step["old"] == 0:
             return self._removed([old], progress, deadline)
-        for workload in self._live(self._labels(old)):
+        for workload in self._live_of(old):
             if workload["spec"].get("replicas", 1) != step["old"]:
                 self._cluster.scale(workload, step["old"])
                 self._remember(workload, "changed")
@@ -389,16 +422,21 @@ class Rolling:
 
     def _lead_to(self, who: str) -> None:
         route, old = self._route, self._params["old"]
+        rest = [item for item in self._routing if item is not route] if who == NEW else []
+        # All of the pool, for nothing of it was made beside where the old one had to make room.
+        self._apply("gaie", rest)
+        ours = {**self._params["new"], "port": self._pool["spec"]["targetPorts"][0]["number"]}
+        # Before ours, which tells who serves: what came by others is older, and a Gateway takes it.
+        for before, after in self._adopted.lead(*((ours, old) if who == OLD else (old, ours))):
+            self._remember(before, "changed")
+            self.diffs += [difference(before, after)] if self._params["show"] else []
         if who == OLD:
             name = route["metadata"]["name"]
             live = self._cluster.get(route["apiVersion"], route["kind"], name, self._namespace)
             if not live or backend_of(live) == old["pool"]:
                 return
             route = _with_backend(route, old["pool"], old["port"])
-        # All of the pool, for nothing of it was made beside where the old one had to make room.
-        self._apply(
-            "gaie", [*(item for item in self._routing if item is not self._route), route] if who == NEW else [route]
-        )
+        self._apply("gaie", [route])
 
     def _ahead(self, serve: str) -> list[dict]:
         """Return what of the routing has to be there before the new one is started: pickers before engines."""
@@ -411,7 +449,8 @@ class Rolling:
         """Return what routes requests to the new one alone: only those with a header that nobody knows by chance."""
         metadata = self._route["metadata"]
         header = {"type": "Exact", "name": TRY_HEADER, "value": self._params["new"]["revision"]}
-        match = {"path": {"type": "PathPrefix", "value": "/"}, "headers": [header]}
+        # No route of others, whose path may be longer than theirs, is nearer to what is asked.
+        match = {"path": {"type": "Exact", "value": trying.PATH}, "headers": [header]}
         rules = [{**self._route["spec"]["rules"][0], "matches": [match]}]
         rules[0].pop("filters", None)
         route = {
@@ -423,9 +462,14 @@ class Rolling:
 
     def _remove_routing(self) -> None:
         """Delete what was made beside, where the new one does not serve."""
-        for item in reversed(in_order(self._beside())) if self._apart else ():
+        beside = self._beside() if self._apart else []
+        if self._is_adopted(self._params["old"]):
+            # The old one has routes of its own.
+            beside = [*beside, self._route]
+        for item in reversed(in_order(beside)):
             live = self._cluster.get(item["apiVersion"], item["kind"], item["metadata"]["name"], self._namespace)
-            if live and (live["metadata"].get("labels") or {}).get(STACK_LABEL) == self._stack:
+            ours = live and (live["metadata"].get("labels") or {}).get(STACK_LABEL) == self._stack
+            if ours and not is_adopted(live):
                 with contextlib.suppress(Conflict):
                     self._cluster.delete(live, dry_run=False)
                     self._remember(live, "removed")
@@ -474,15 +518,18 @@ class Rolling:
 
     def _removed(self, sides: Iterable[Mapping[str, Any]], progress: Progress, deadline: float) -> bool:
         """Delete the workloads of ``sides``; return whether their pods have finished their requests and are gone."""
-        labels = [self._labels(side) for side in sides]
-        for own in labels:
-            for workload in self._live(own):
+        sides = list(sides)
+        for side in sides:
+            live = self._live_of(side)
+            if live and self._is_adopted(side) and not self._finished(progress, deadline):
+                return False
+            for workload in live:
                 if not workload["metadata"].get("deletionTimestamp"):
                     with contextlib.suppress(Conflict):  # somebody made it anew
                         self._cluster.delete(workload, dry_run=False)
                         self._remember(workload, "removed")
         while True:
-            left = [pod["metadata"]["name"] for own in labels for pod in self._pods(own)]
+            left = [pod["metadata"]["name"] for side in sides for pod in self._pods_of(side)]
             if not left:
                 return True
             pause = min(_LOOK_EVERY, deadline - time.monotonic())
@@ -492,6 +539,25 @@ class Rolling:
                 return False
             time.sleep(pause)
 
+    def _finished(self, progress: Progress, deadline: float) -> bool:
+        """Wait until what was taken over answers no request any more; return whether that is so, or took too long.
+
+        Nobody knows what its pods do when they are told to end.
+        """
+        self._adopted.refuse_other_routes()
+        quiet = 0
+        while quiet < _QUIET_LOOKS and progress.drained < self._adopted.patience:
+            busy = self._adopted.busy()
+            quiet = 0 if busy else quiet + 1
+            pause = min(_LOOK_EVERY, deadline - time.monotonic())
+            if pause <= 0:
+                reason = f"{len(busy)} pods answer requests, or do not say: {', '.join(sorted(busy)[:3])}"
+                progress.pending = [Pending(f"Model {self._model}", reason)]
+                return False
+            time.sleep(pause)
+            progress.drained += pause
+        return True
+
     def _remember(self, workload: dict, action: str) -> None:
         self.results.append({"name": name_of(workload), "action": action, "checked": True})
 
@@ -500,6 +566,12 @@ class Rolling:
         return [
             item for kind, api in MODEL_SERVERS.items() for item in self._cluster.list(api, kind, self._namespace, text)
         ]
+
+    def _live_of(self, side: Mapping[str, Any]) -> list[dict]:
+        return self._adopted.servers() if self._is_adopted(side) else self._live(self._labels(side))
+
+    def _pods_of(self, side: Mapping[str, Any]) -> list[dict]:
+        return self._adopted.pods() if self._is_adopted(side) else self._pods(self._labels(side))
 
     def _live_new(self) -> list[dict]:
         return self._live(self._labels(self._params["new"]))
@@ -516,6 +588,10 @@ def _with_backend(route: dict, pool: str, port: int) -> dict:
         for rule in route["spec"]["rules"]
     ]
     return {**route, "spec": {**route["spec"], "rules": rules}}
+
+
+def _place(pod: Mapping[str, Any]) -> tuple[str | None, str]:
+    return pod["metadata"].get("namespace"), pod["metadata"]["name"]
 
 
 def _text(labels: Mapping[str, str]) -> str:

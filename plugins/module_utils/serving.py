@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import adopted
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, Forbidden
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
-    ADOPTED,
+    ADOPTED_SIDE,
     CONFIG_HASH,
     ENGINE_LABELS,
     MODEL_LABEL,
@@ -44,11 +45,29 @@ def told(live: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, Any]]:
     :param live: all objects of a stack by kind.
     :returns: ``pool``, ``engine`` and ``track`` (of the pods that the pool selects, None where it selects any),
         ``port``, ``protocol`` and ``config_hash`` (of the pool and of its picker), and ``workloads`` (all of the model,
-        each as :func:`_workload` returns it).
+        each as :func:`_workload` returns it). Where something was taken over for the model, also ``adopted``, the names
+        of its ``pools`` and ``routes``; while it serves, it is engine and track :data:`marks.ADOPTED_SIDE`.
     """
-    pools = {item["metadata"]["name"]: item for item in live["InferencePool"]}
+    found = _ours(live)
+    for model, taken in adopted.taken(live).items():
+        if not taken.pools:
+            # Its last object: nothing of it is left but what has to stay.
+            continue
+        servers = [{**_workload(item), "engine": ADOPTED_SIDE, "track": ADOPTED_SIDE} for item in taken.servers]
+        own = found.get(model)
+        if not own or taken.is_led_to:
+            beside = [_workload(item) for item in _servers(live) if labels_of(item)[MODEL_LABEL] == model]
+            place = {"engine": ADOPTED_SIDE, "track": ADOPTED_SIDE, "config_hash": ""}
+            own = found[model] = {**_behind(taken.pools[0]), **place, "workloads": beside}
+        own["workloads"] += servers
+        own["adopted"] = taken.facts()
+    return found
+
+
+def _ours(live: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, Any]]:
+    pools = {item["metadata"]["name"]: item for item in live["InferencePool"] if not adopted.is_adopted(item)}
     deployments = {item["metadata"]["name"]: item for item in live["Deployment"]}
-    workloads = [_workload(item) for kind in MODEL_SERVERS for item in live[kind] if _is_ours(item)]
+    workloads = [_workload(item) for item in _servers(live)]
     found = {}
     for route in live["HTTPRoute"]:
         pool = pools.get(backend_of(route))
@@ -59,21 +78,32 @@ def told(live: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, Any]]:
             continue
         picker = deployments.get(pool["spec"]["endpointPickerRef"]["name"])
         found[model] = {
-            "pool": pool["metadata"]["name"],
+            **_behind(pool),
             "engine": selected.get(_ENGINE),
             "track": selected.get(TRACK_LABEL),
-            "port": pool["spec"]["targetPorts"][0]["number"],
-            "protocol": pool["spec"].get("appProtocol", "http"),
             "config_hash": _config_hash(picker),
             "workloads": [workload for workload in workloads if workload["model"] == model],
         }
     return found
 
 
-def _is_ours(item: Mapping[str, Any]) -> bool:
-    """Whether a workload is of a model, and no rollout's business otherwise: what was taken over has a route of its own."""
-    labels = labels_of(item)
-    return MODEL_LABEL in labels and ADOPTED not in labels
+def _servers(live: Mapping[str, Sequence[dict]]) -> list[dict]:
+    """Return the workloads of models that were not taken over."""
+    return [
+        item
+        for kind in MODEL_SERVERS
+        for item in live[kind]
+        if MODEL_LABEL in labels_of(item) and not adopted.is_adopted(item)
+    ]
+
+
+def _behind(pool: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of ``pool`` by itself."""
+    return {
+        "pool": pool["metadata"]["name"],
+        "port": pool["spec"]["targetPorts"][0]["number"],
+        "protocol": pool["spec"].get("appProtocol", "http"),
+    }
 
 
 def labels_of(item: Mapping[str, Any]) -> dict[str, str]:

@@ -24,6 +24,8 @@ _TRIES, _PAUSE = 3, 2.0
 _GATEWAY_TRIES = 15
 _GATEWAY_LABEL = "gateway.networking.k8s.io/gateway-name"
 PROMPT = "The capital of France is"
+#: What is asked for.
+PATH = "/v1/completions"
 
 
 class Failed(Exception):
@@ -111,7 +113,7 @@ def _ask_once(cluster: Cluster, door: Door, model: str, key: str) -> None:
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             connection.sock = context.wrap_socket(connection.sock, server_hostname=door.host)
-        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        connection.request("POST", PATH, json.dumps(body), headers)
         response = connection.getresponse()
         data = response.read()
     finally:
@@ -120,7 +122,7 @@ def _ask_once(cluster: Cluster, door: Door, model: str, key: str) -> None:
     if key:
         said = said.replace(key, "(hidden)")
     if response.status != 200:
-        raise Failed(f"POST /v1/completions is answered {response.status}: {said[:500] or '(nothing)'}")
+        raise Failed(f"POST {PATH} is answered {response.status}: {said[:500] or '(nothing)'}")
     try:
         answer = json.loads(data)
         fine = answer["model"] == model and answer["choices"]

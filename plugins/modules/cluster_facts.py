@@ -123,8 +123,9 @@ cluster:
     serving:
       description: >-
         By model its pool, engine and track (null while two serve), port, protocol and digest of the picker's
-        configuration, and its workloads, each with what it runs and how many pods of it are ready. Null without
-        O(serving_of), or where the credentials may not look.
+        configuration, and its workloads, each with what it runs and how many pods of it are ready; C(adopted), names
+        of pools and routes, where something was taken over for it. Null without O(serving_of), or where the
+        credentials may not look.
       type: dict
     metrics:
       description: >-

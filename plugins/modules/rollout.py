@@ -43,6 +43,12 @@ options:
           judged without.
         type: dict
         default: {}
+      drain:
+        description: >-
+          What tells when the requests of one that was taken over are finished: C(path) of metrics, C(busy), names of
+          those that count requests, and C(seconds) after which that is not waited for any more.
+        type: dict
+        default: {}
   force_conflicts:
     description: Take over fields that another manager owns.
     type: bool
@@ -154,6 +160,7 @@ ARGUMENTS = {
             "routing": {"type": "raw", "required": True},
             "question": {"type": "dict", "required": True},
             "metrics": {"type": "dict", "default": {}},
+            "drain": {"type": "dict", "default": {}},
         },
     },
     "force_conflicts": {"type": "bool", "default": False},
@@ -226,7 +233,7 @@ def run(module, cluster: Cluster, result: dict) -> None:
         **{name: params[name] for name in ("stack", "namespace", "adopt", "force_conflicts", "timeout")},
         **{name: plan[name] for name in ("old", "new", "leftovers", "settings")},
         **{name: change[name] for name in ("model", "question")},
-        "metrics": change.get("metrics") or {},
+        **{name: change.get(name) or {} for name in ("metrics", "drain")},
         "show": module._diff,
     }
     servers, routing = (documents.objects_of([change[name]]) for name in ("servers", "routing"))

@@ -31,11 +31,12 @@ def wanted(
     :param model_options: of role ``model_service``.
     :param prune: whether what has been replaced is to go.
     :returns: per model ``model`` (its name), ``plan`` (a ``rollout.Change`` as a dict), ``target`` (see
-        :func:`rollout.change`), ``servers`` and ``routing`` (objects of the new one as JSON), ``question`` and
-        ``metrics`` (of ``old``, ``new`` and ``picker``, what tells of their requests).
+        :func:`rollout.change`), ``servers`` and ``routing`` (objects of the new one as JSON), ``question``,
+        ``metrics`` (of ``old``, ``new`` and ``picker``, what tells of their requests) and ``drain`` (what tells when
+        the requests of one that was taken over are finished).
     :raises patches.PatchError: when a patch does not fit.
     """
-    there = [model for model in resolved["models"] if (serving.get(model["name"]) or {}).get("workloads")]
+    there = [model for model in resolved["models"] if _is_there(serving.get(model["name"]) or {})]
     composed = composing.model_servers({**resolved, "models": there}, model_options, serving)
     found = []
     for model in there:
@@ -56,9 +57,14 @@ def wanted(
                 "routing": json.dumps(composing.routing(alone, gaie_options, place)[name]),
                 "question": question_of(alone),
                 "metrics": _metrics(resolved, model, change),
+                "drain": _drain(resolved, model),
             }
         )
     return found
+
+
+def _is_there(live: Mapping[str, Any]) -> bool:
+    return bool(live.get("workloads") or live.get("adopted"))
 
 
 def question_of(alone: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,6 +99,17 @@ def _metrics(resolved: Mapping[str, Any], model: Mapping[str, Any], change: roll
         "new": _traffic(model["metrics"]),
         "picker": {**picker["traffic"], "port": picker["ports"]["metrics"]},
     }
+
+
+def _drain(resolved: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what counts the requests of any engine, and for how many seconds their end is waited for.
+
+    Labels do not tell the engine of what was taken over.
+    """
+    known = [model["metrics"], *resolved["metrics"].values()]
+    busy = [metrics[name] for metrics in known for name in ("running_requests", "queued_requests") if metrics.get(name)]
+    seconds = model["drain"]["pre_stop_seconds"] + model["drain"]["requests_seconds"]
+    return {"seconds": seconds, "path": model["metrics"]["path"], "busy": list(dict.fromkeys(busy))}
 
 
 def _traffic(metrics: Mapping[str, Any]) -> dict[str, Any]:

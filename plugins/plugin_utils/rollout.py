@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import ADOPTED_SIDE
+
 from . import canary, tracks
 from .findings import listing
 from .objects import workload_kind, workloads_of
@@ -35,6 +37,7 @@ class Step:
     :ivar hold: seconds for which the new one has to stay well afterwards.
     :ivar judge: whether it has to do as well as the old one meanwhile.
     :ivar leftovers: whether what is neither old nor new goes.
+    :ivar rest: whether what is left of something that was taken over goes, besides its workloads.
     """
 
     words: str
@@ -45,6 +48,7 @@ class Step:
     hold: int = 0
     judge: bool = False
     leftovers: bool = False
+    rest: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Change:
     :ivar leftovers: workloads that are neither, each with ``kind``, ``name``, ``engine`` and ``track``.
     :ivar apart: why both cannot be behind one pool; nothing where they can.
     :ivar settings: the model's ``rollout``.
+    :ivar adopted: names of ``pools`` and ``routes`` that were taken over for the model, and are there still.
     """
 
     model: str
@@ -80,6 +85,7 @@ class Change:
     apart: Sequence[str]
     settings: Mapping[str, Any]
     autoscaled: bool = False
+    adopted: Mapping[str, Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,15 +130,15 @@ def is_needed(model: Mapping[str, Any], serving: Mapping[str, Any] | None, revis
     :param revision: digest of what its pods are to run.
     :param prune: whether what serves no more is to go.
     """
-    if not serving or not serving["workloads"]:
+    if not serving or not (serving["workloads"] or serving.get("adopted")):
         return False
-    if not _is_pinned(serving):
+    if not _is_pinned(serving) or serving["track"] == ADOPTED_SIDE:
         return True
     live = _group(serving, serving["engine"], serving["track"])
     if not _answers(live):
         # Nothing to be careful of.
         return False
-    if prune and len(_groups(serving)) > 1:
+    if prune and (len(_groups(serving)) > 1 or serving.get("adopted")):
         # Also what serves no more has to finish its requests before it goes.
         return True
     if serving["engine"] != model["engine"] or _names(model, serving["track"], serving["pool"]) != _names_of(live):
@@ -146,12 +152,14 @@ def stuck(model: Mapping[str, Any], serving: Mapping[str, Any] | None, revision:
     :param serving: what serves it.
     :param revision: digest of what its pods are to run, where that is to be applied.
     """
-    if not serving or not serving["workloads"]:
+    if not serving or not (serving["workloads"] or serving.get("adopted")):
         return None
     name = model["name"]
     remedy = "Run the playbook models without --tags, or role rollout before."
     if not _is_pinned(serving):
         return f"model {name} is in the middle of a change: two workloads serve it. {remedy}"
+    if serving["track"] == ADOPTED_SIDE:
+        return f"model {name} is served by what was taken over, behind InferencePool {serving['pool']}. {remedy}"
     live = _group(serving, serving["engine"], serving["track"])
     if not _answers(live):
         return None
@@ -193,7 +201,9 @@ def change(
         if key not in (old_key, new_key)
         for workload in group
     ]
-    moves = apart and old_key and model["rollout"]["strategy"] != RECREATE
+    adopted = serving["track"] == ADOPTED_SIDE
+    # What was taken over keeps its pool, whatever becomes of it.
+    moves = adopted or (apart and old_key and model["rollout"]["strategy"] != RECREATE)
     pool = tracks.other_pool(model["name"], serving["pool"]) if moves else serving["pool"]
     target = {"engine": new_key[0], "track": new_key[1], "pool": pool}
     result = Change(
@@ -211,6 +221,7 @@ def change(
         leftovers=leftovers,
         apart=apart,
         settings=model["rollout"],
+        adopted=serving.get("adopted"),
     )
     return result, target
 
@@ -218,6 +229,9 @@ def change(
 def _apart(model: Mapping, serving: Mapping, old: Sequence[Mapping], picker: Mapping) -> list[str]:
     """Return why old and new cannot be behind one pool."""
     reasons = []
+    if serving["track"] == ADOPTED_SIDE:
+        # Nothing else is known of it that would matter.
+        return ["what serves was taken over, and its pods lack the labels by which ours are told apart"]
     if model["roles"] or len(old) > 1:
         reasons.append("a prefill pod of one must never meet a decode pod of the other")
     if model.get("renderer"):
@@ -240,6 +254,11 @@ def plan(wanted: Change, room: Room) -> Plan:
         names = listing(item["name"] for item in wanted.leftovers)
         words = f"remove what is left of another change when its requests are finished: {names}"
         steps = [Step(words, wanted.serve, leftovers=True), *steps]
+    if wanted.adopted:
+        steps = [
+            *steps,
+            Step("remove what came with the one that was taken over: routes, pool, picker", NEW, rest=True),
+        ]
     back = _back(wanted, strategy) if strategy in (SURGE, IN_PLACE, CANARY) else []
     head += f". {_told(room)}" if strategy != FINISH else "."
     if wanted.apart and strategy == SURGE:
@@ -255,6 +274,10 @@ def _strategy(wanted: Change, room: Room) -> tuple[str, list[str]]:
     spare = wanted.old_asked - min_ready(wanted)
     if wanted.serve == NEW:
         return FINISH, []
+    if wanted.adopted and len(wanted.adopted["pools"]) > 1:
+        pools = listing(wanted.adopted["pools"])
+        why = f"Model {wanted.model}: {len(wanted.adopted['pools'])} InferencePools were taken over for it: {pools}."
+        return asked, [f"{why} Only one can be led to another pool and back. Take the others over for other models."]
     if wanted.old is None or (asked == AUTO and not wanted.old_ready and not fits):
         # Nothing answers: nobody is interrupted.
         return RECREATE, []
@@ -323,7 +346,7 @@ def _surge(wanted: Change, _room: Room) -> list[Step]:
         start = f"start {_label(wanted.new)} and a picker beside it, behind pool {wanted.new['pool']}, and try them"
         return [
             Step(start, OLD, new=count, attempt=True),
-            Step(f"lead the route there, for {hold} s", NEW, new=count, hold=hold),
+            Step(f"lead {_routes(wanted)} there, for {hold} s", NEW, new=count, hold=hold),
             _gone(wanted, NEW),
         ]
     return [
@@ -389,6 +412,11 @@ def _finish(_wanted: Change, _room: Room) -> list[Step]:
 
 
 _STEPS = {SURGE: _surge, IN_PLACE: _in_place, CANARY: _canary, RECREATE: _recreate, FINISH: _finish}
+
+
+def _routes(wanted: Change) -> str:
+    routes = (wanted.adopted or {}).get("routes")
+    return f"HTTPRoute {listing(routes)}" if routes else "the route"
 
 
 def _gone(wanted: Change, serve: str) -> Step:

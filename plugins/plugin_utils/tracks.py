@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
+    ADOPTED_SIDE,
     MODEL_LABEL,
     MODEL_SERVERS,
     REPLICAS,
@@ -75,6 +76,9 @@ def placement(model: Mapping[str, Any], serving: Mapping[str, Any] | None) -> di
     :param serving: what serves the model, see :mod:`serving` of module_utils; None when nothing is known to.
     """
     serving = serving or {}
+    if serving.get("track") == ADOPTED_SIDE:
+        # Its pool is not ours.
+        return {"track": STABLE, "pool": other_pool(model["name"], serving["pool"])}
     track = serving.get("track") if serving.get("engine") == model["engine"] else None
     return {"track": track or STABLE, "pool": serving.get("pool") or model["name"]}
 
