@@ -278,7 +278,9 @@ def _strategy(wanted: Change, room: Room) -> tuple[str, list[str]]:
         pools = listing(wanted.adopted["pools"])
         why = f"Model {wanted.model}: {len(wanted.adopted['pools'])} InferencePools were taken over for it: {pools}."
         return asked, [f"{why} Only one can be led to another pool and back. Take the others over for other models."]
-    if wanted.old is None or (asked == AUTO and not wanted.old_ready and not fits):
+    # Nothing keeps what was taken over: it goes first only when somebody says so.
+    is_kept = wanted.old is None or wanted.old["track"] != ADOPTED_SIDE
+    if wanted.old is None or (asked == AUTO and not wanted.old_ready and not fits and is_kept):
         # Nothing answers: nobody is interrupted.
         return RECREATE, []
     if wanted.apart and asked in (IN_PLACE, CANARY):

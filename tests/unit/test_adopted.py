@@ -415,6 +415,32 @@ def test_what_ours_refer_to_stays() -> None:
     assert left(cluster) == {*KEPT, ("ConfigMap", "templates")}
 
 
+def test_ours_that_are_beside_it_already_take_its_place() -> None:
+    cluster = taken_over()
+    install(cluster, stack())
+    cluster.live["Deployment", "ms-decode"] = pickle.loads(_taken_over()).live["Deployment", "ms-decode"]
+    cluster._settle()
+    assert servers(cluster) == [("ms-decode", 2), ("qwen-sglang", 2)]
+    cluster.least = 2
+    result = change(cluster, stack())
+    assert result
+    assert not result.get("failed"), result["msg"]
+    assert servers(cluster) == [("qwen-sglang", 2)]
+    assert left(cluster) == KEPT
+    assert cluster.least == 2
+
+
+def test_one_that_answers_nothing_goes_first_only_when_somebody_says_so() -> None:
+    cluster = taken_over()
+    cluster.broken.add(IMAGE)
+    cluster.least = None
+    cluster._settle()
+    (one,) = changes.wanted(stack(gpus=2), live_serving(cluster), shipped.GAIE_OPTIONS, shipped.MODEL_OPTIONS)
+    assert "old and new beside each other need 4 nvidia.com/gpu more" in refused(cluster, one)["msg"]
+    assert change(cluster, stack(gpus=2, rollout={"strategy": "recreate", "hold_seconds": 0}))
+    assert servers(cluster) == [("qwen-sglang", 2)]
+
+
 def test_workloads_that_are_gone_already() -> None:
     cluster = taken_over()
     cluster.least = None

@@ -124,11 +124,12 @@ def test_looked_at_and_taken_over(ansible, api) -> None:
     assert objects(api) == before
     ansible("adopt", **PLACE, **take).ok(changed=0)
 
-    # Ours come beside it, and leave it alone.
+    # Ours come beside it where there is room, which a cluster without nodes has not, and it is left alone.
     models = [{**one["entry"], "connector": "sglang"}]
     variables = {**PLACE, **one["variables"], "llm_d_hf_token_secret": "", "llm_d_models": models}
-    ansible("models", **variables, llm_d_overrides=["no-devices"]).ok(changed=2)
-    assert objects(api).items() >= before.items()
+    message = ansible("models", **variables, llm_d_overrides=["no-devices"]).failed()
+    assert "old and new beside each other need 2 nvidia.com/gpu more, and only 0 of 2 replicas find room" in message
+    assert objects(api) == before
 
 
 @pytest.mark.parametrize("deployed", ["helm3", "helm"], indirect=True)

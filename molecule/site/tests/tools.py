@@ -134,7 +134,7 @@ class Kube:
         items = json.loads(self("get", "-A", ",".join(kinds), "-o", "json"))["items"]
         # Deleted namespaces take their time, and that of the broken stack comes and goes meanwhile.
         going = {item["metadata"]["name"] for item in items if item.get("status", {}).get("phase") == "Terminating"}
-        going |= {"broken", "pairs", "proxied"}
+        going |= {"adopted", "broken", "pairs", "proxied"}
         found = {}
         for item in items:
             metadata = item["metadata"]
