@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.adopted import Adopted
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.adoption import Deployments, Takeover
 
 STATE = Path("/var/lib/llm-d-embedded-api")
@@ -144,3 +145,14 @@ def test_helm_takes_nothing_of_it_away_any_more(api, cluster, deployed: str) -> 
     assert objects(api) == before
     (taken,) = Deployments(cluster, NAMESPACE, NAMESPACE).all()
     assert taken["taken"]
+
+    # Its route leads to ours and back, and nothing else of it is another; then all of it goes, but Helm's records.
+    adopted = Adopted(cluster, (NAMESPACE, NAMESPACE, "qwen"), {})
+    theirs, ours = {"pool": POOL, "port": 8000}, {"pool": "qwen", "port": 8000}
+    ((route, led),) = adopted.lead(theirs, ours)
+    assert [backend["name"] for rule in led["spec"]["rules"] for backend in rule["backendRefs"]] == ["qwen"]
+    ((_led, back),) = adopted.lead(ours, theirs)
+    assert back["spec"] == route["spec"]
+    assert [item["metadata"]["name"] for item in adopted.servers()] == [SERVER]
+    gone = {f"{item['kind']} {item['metadata']['name']}" for item in adopted.clear([route])}
+    assert (gone, objects(api), adopted.warnings) == (before.keys(), {}, [])
