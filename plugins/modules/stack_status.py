@@ -150,6 +150,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.explain import explain, selector_of
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import name_of
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
+    ADOPTED,
     ENGINE_LABELS,
     MODEL_LABEL,
     MODEL_SERVERS,
@@ -356,6 +357,7 @@ def other(seen: Seen, item: dict, params: dict) -> dict:
     return {
         "object": name_of(item),
         "model": labels_of(item)[MODEL_LABEL],
+        "adopted": ADOPTED in labels_of(item),
         "running": running(pods, params["container"]),
         "devices": held(pods, params["devices"]),
     }

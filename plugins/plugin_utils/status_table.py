@@ -89,6 +89,9 @@ def _drift(entry: Mapping[str, Any]) -> str:
 
 
 def _other(item: Mapping[str, Any]) -> str:
+    if item["adopted"]:
+        # Its pods do not say whose they are.
+        return f"{item['object']}, model {item['model']}: taken over; the playbook models puts ours in its place"
     held = "".join(f", holds {count} {name}" for name, count in item["devices"].items())
     return f"{item['object']}, model {item['model']}: runs {_running(item['running'])}{held}"
 

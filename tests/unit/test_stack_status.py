@@ -275,10 +275,13 @@ def test_workloads_that_are_not_in_the_inventory() -> None:
         {
             "object": "Deployment llm-d/old-vllm",
             "model": "old",
+            "adopted": False,
             "running": [{"engine": "vllm", "image": "vllm-openai:v0.30.0", "pods": 1, "ready": 1}],
             "devices": {GPU: 2},
         }
     ]
+    cluster.kinds["Deployment"][-1]["metadata"]["labels"]["multi-engine.llm-d.ai/adopted-from"] = "helm.ms"
+    assert [item["adopted"] for item in look(cluster, PARAMS)["others"]] == [True]
 
 
 @pytest.mark.parametrize(

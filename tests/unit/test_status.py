@@ -157,7 +157,7 @@ def test_versions(wanted: dict[str, str], running: dict[str, Any], versions: str
 
 ROUTER = {"hop": "body-router", "object": "Deployment llm-d/router", "ready": False, "reason": "does not exist"}
 LATE_MODELS: list[tuple[str, dict[str, str]]] = [("qwen", {}), ("other", {"route": "no"})]
-LEFT = {"object": "Deployment llm-d/old-vllm", "model": "old", "running": [], "devices": {GPU: 2}}
+LEFT = {"object": "Deployment llm-d/old-vllm", "model": "old", "adopted": False, "running": [], "devices": {GPU: 2}}
 
 
 @pytest.mark.parametrize(
@@ -315,6 +315,7 @@ Not compared:
 
 Not in the inventory:
   Deployment llm-d/old-vllm, model old: runs vllm 0.30.0 (2), holds 2 nvidia.com/gpu
+  Deployment llm-d/ms, model qwen: taken over; the playbook models puts ours in its place
 
 Not ready:
   gateway: Gateway llm-d/gate: does not exist
@@ -353,7 +354,10 @@ def test_the_table_of_a_stack_that_is_not_as_wanted() -> None:
         model(running=[group("0.5.16", 1), group(pods=1, image="localhost/mine:latest")]),
         model("tiny", late=late, running=[], devices={}, endpoints={"ready": 0, "wanted": 2}),
         gateway=gateway("does not exist"),
-        others=[{**LEFT, "running": [group(engine="vllm", image="vllm/vllm-openai:v0.30.0")]}],
+        others=[
+            {**LEFT, "running": [group(engine="vllm", image="vllm/vllm-openai:v0.30.0")]},
+            {**LEFT, "object": "Deployment llm-d/ms", "model": "qwen", "adopted": True},
+        ],
     )
     assert table(report(seen, comparisons, TIME)).splitlines() == AMISS.splitlines()
 
