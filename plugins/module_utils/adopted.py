@@ -9,6 +9,7 @@ pods carry none of ours, for their templates were left as they were: its Inferen
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,8 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import sta
 
 #: Seconds for the end of requests, where nobody says how long an answer may take.
 _PATIENCE = 300
+#: Looks without a request, a second each, after which it has finished them: gateways learn a moment later.
+QUIET_LOOKS = 3
 #: How often a route that others write, too, is read anew.
 _TRIES = 5
 #: What a route without a match takes.
@@ -137,6 +140,28 @@ class Adopted:
             pod for pod in self._cluster.list("v1", "Pod", self._namespace, text) if STACK_LABEL not in labels_of(pod)
         ]
 
+    def finished(self, waited: float, deadline: float) -> tuple[float, list[str] | None]:
+        """Wait until it answers no request any more, or that took too long.
+
+        Nobody knows what its pods do with requests when they are told to end.
+
+        :param waited: seconds of earlier calls.
+        :param deadline: when to return, on the monotonic clock.
+        :returns: seconds so far, and the pods that are waited for; None when it is over.
+        :raises ClusterError: when requests would go on to come.
+        """
+        self.refuse_other_routes()
+        quiet = 0
+        while quiet < QUIET_LOOKS and waited < (self._drain.get("seconds") or _PATIENCE):
+            busy = self.busy()
+            quiet = 0 if busy else quiet + 1
+            pause = min(1.0, deadline - time.monotonic())
+            if pause <= 0:
+                return waited, busy
+            time.sleep(pause)
+            waited += pause
+        return waited, None
+
     def busy(self) -> list[str]:
         """Return which of its pods answer requests, or do not say that they do not."""
         names = []
@@ -149,11 +174,6 @@ class Adopted:
                 if count or (count is None and stays_ready(pod)):
                     names.append(pod["metadata"]["name"])
         return names
-
-    @property
-    def patience(self) -> float:
-        """Seconds after which the end of its requests is not waited for any more."""
-        return float(self._drain.get("seconds") or _PATIENCE)
 
     def refuse(self, ours: Sequence[dict]) -> None:
         """Refuse what would do harm, before anything changes.

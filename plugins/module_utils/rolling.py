@@ -51,8 +51,6 @@ OLD, BOTH, NEW = "old", "both", "new"
 TRY_HEADER = "x-multi-engine-revision"
 #: Seconds for which a new one that serves may be unready: probes of a busy node fail now and then.
 _ILL_SECONDS = 20.0
-#: Looks without a request after which one that was taken over has finished them: gateways learn a moment later.
-_QUIET_LOOKS = 3
 #: Seconds between two looks at pods.
 _LOOK_EVERY = 1.0
 
@@ -521,8 +519,12 @@ class Rolling:
         sides = list(sides)
         for side in sides:
             live = self._live_of(side)
-            if live and self._is_adopted(side) and not self._finished(progress, deadline):
-                return False
+            if live and self._is_adopted(side):
+                progress.drained, busy = self._adopted.finished(progress.drained, deadline)
+                if busy is not None:
+                    reason = f"{len(busy)} pods answer requests, or do not say: {', '.join(sorted(busy)[:3])}"
+                    progress.pending = [Pending(f"Model {self._model}", reason)]
+                    return False
             for workload in live:
                 if not workload["metadata"].get("deletionTimestamp"):
                     with contextlib.suppress(Conflict):  # somebody made it anew
@@ -538,25 +540,6 @@ class Rolling:
                 progress.pending = [Pending(f"Model {self._model}", reason)]
                 return False
             time.sleep(pause)
-
-    def _finished(self, progress: Progress, deadline: float) -> bool:
-        """Wait until what was taken over answers no request any more; return whether that is so, or took too long.
-
-        Nobody knows what its pods do when they are told to end.
-        """
-        self._adopted.refuse_other_routes()
-        quiet = 0
-        while quiet < _QUIET_LOOKS and progress.drained < self._adopted.patience:
-            busy = self._adopted.busy()
-            quiet = 0 if busy else quiet + 1
-            pause = min(_LOOK_EVERY, deadline - time.monotonic())
-            if pause <= 0:
-                reason = f"{len(busy)} pods answer requests, or do not say: {', '.join(sorted(busy)[:3])}"
-                progress.pending = [Pending(f"Model {self._model}", reason)]
-                return False
-            time.sleep(pause)
-            progress.drained += pause
-        return True
 
     def _remember(self, workload: dict, action: str) -> None:
         self.results.append({"name": name_of(workload), "action": action, "checked": True})

@@ -295,7 +295,7 @@ def test_its_requests_are_waited_for(pages: dict[str, Any]) -> None:
     assert result
     assert not result.get("failed")
     # Four looks at those that answer, and as many as it takes to be sure that none does.
-    assert len(pages["asked"]) == 2 * (4 + rolling._QUIET_LOOKS)
+    assert len(pages["asked"]) == 2 * (4 + adopted.QUIET_LOOKS)
 
 
 def test_an_end_that_nobody_tells_is_waited_for_only_so_long(pages: dict[str, Any]) -> None:
