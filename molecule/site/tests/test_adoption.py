@@ -40,8 +40,8 @@ CONTAINER = {
     "ports": [{"containerPort": 8000}],
     "readinessProbe": {"httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 1},
 }
-#: Some outlive the change of whom they were sent to: 300 tokens take 9 s.
-TARGETS = [{"model": MODEL}, {"model": MODEL, "stream": True}, {"model": MODEL, "stream": True, "max_tokens": 300}]
+#: Two of them outlive the change of whom they were sent to, who ends at once when it is told to: 500 tokens take 15 s.
+TARGETS = [{"model": MODEL}, *[{"model": MODEL, "stream": True, "max_tokens": count} for count in (8, 500, 500)]]
 
 
 def manifests() -> list[dict]:
@@ -109,7 +109,7 @@ def test_ours_takes_the_place_of_what_the_charts_made(ansible, kube, deployed) -
     place = {"llm_d_namespace": NAMESPACE, "llm_d_stack": NAMESPACE, "llm_d_engine_profiles": []}
     looked = ansible("stand-ins", "adopt", **place, llm_d_models=[]).ok(changed=False)
     ((found,),) = [result["adoption"] for _name, result in looked.results if "adoption" in result]
-    entry = {**found["entry"], "engine_version": "0.32.0", "rollout": {"hold_seconds": 3}}
+    entry = {**found["entry"], "engine_version": "0.32.0", "rollout": {"hold_seconds": 1}}
     assert entry["route"] == {"default": True}
     name = entry["name"]
     variables = {**place, **found["variables"], "llm_d_models": [entry]}
@@ -122,7 +122,7 @@ def test_ours_takes_the_place_of_what_the_charts_made(ansible, kube, deployed) -
         (plan,) = [result for task, result in shown.results if task.endswith("One model after the other")]
         words = plan["results"][0]["words"]
         assert words[0].startswith(f"Model {name}: adopted ({IMAGE}) -> vllm 0.32.0, strategy surge.")
-        assert words[2] == f"2. lead HTTPRoute {POOL} there, for 3 s"
+        assert words[2] == f"2. lead HTTPRoute {POOL} there, for 1 s"
         assert (servers(kube), adopted(kube)) == ({SERVER: 2}, before)
 
         unfit = {**variables, "llm_d_models": [{**entry, "image": "localhost/llm-d-multi-engine/nothing:1"}]}
