@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import canary, documents, prometheus
@@ -19,10 +18,14 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.adoption import
     KINDS,
     POOL,
     ROUTE,
+    Taken,
     backends,
+    is_adopted,
     labels_of,
     rules_of,
+    selector_of,
     selects,
+    taken,
     templates_of,
 )
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import (
@@ -33,7 +36,6 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import 
 )
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import name_of, presentable
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
-    ADOPTED,
     MANAGED_BY,
     MANAGED_BY_LABEL,
     MODEL_LABEL,
@@ -50,55 +52,6 @@ QUIET_LOOKS = 3
 _TRIES = 5
 #: What a route without a match takes.
 _EVERYTHING = {"path": {"type": "PathPrefix", "value": "/"}}
-
-
-@dataclass
-class Taken:
-    """What was taken over for one model.
-
-    :ivar servers: workloads whose pods are behind the pools.
-    """
-
-    pools: list[dict] = field(default_factory=list)
-    routes: list[dict] = field(default_factory=list)
-    servers: list[dict] = field(default_factory=list)
-
-    @property
-    def is_led_to(self) -> bool:
-        """Whether a route still leads to it."""
-        names = {pool["metadata"]["name"] for pool in self.pools}
-        return any(names & backends(route) for route in self.routes)
-
-    def facts(self) -> dict[str, list[str]]:
-        """Return names of its pools and of its routes."""
-        return {
-            "pools": sorted(item["metadata"]["name"] for item in self.pools),
-            "routes": sorted(item["metadata"]["name"] for item in self.routes),
-        }
-
-
-def is_adopted(item: Mapping[str, Any]) -> bool:
-    """Whether a live object was taken over."""
-    return ADOPTED in labels_of(dict(item))
-
-
-def taken(live: Mapping[str, Sequence[dict]]) -> dict[str, Taken]:
-    """Return by model what was taken over for it.
-
-    :param live: objects of a stack by kind: pools, routes and :data:`MODEL_SERVERS`.
-    """
-    found: dict[str, Taken] = {}
-    for kind in (POOL, ROUTE, *MODEL_SERVERS):
-        for item in filter(is_adopted, live[kind]):
-            one = found.setdefault(labels_of(item).get(MODEL_LABEL, ""), Taken())
-            if kind == POOL:
-                one.pools.append(item)
-            elif kind == ROUTE:
-                one.routes.append(item)
-            elif any(selects(_selector(pool), item) for pool in one.pools):
-                # Pools come before: others, the picker among them, serve no requests.
-                one.servers.append(item)
-    return found
 
 
 class Adopted:
@@ -134,7 +87,7 @@ class Adopted:
         return [pod for pool in self._list(POOL) for pod in self._behind(pool)]
 
     def _behind(self, pool: Mapping[str, Any]) -> list[dict]:
-        text = ",".join(f"{key}={value}" for key, value in _selector(pool).items())
+        text = ",".join(f"{key}={value}" for key, value in selector_of(pool).items())
         # Pods of stacks say so.
         return [
             pod for pod in self._cluster.list("v1", "Pod", self._namespace, text) if STACK_LABEL not in labels_of(pod)
@@ -190,8 +143,8 @@ class Adopted:
                 f"have to be there for a while. Take it over for a model of another name (adopt_take: {{POOL: MODEL}})."
             )
         for pool in self._list(POOL):
-            if any(selects(_selector(pool), item) for item in ours if item["kind"] in MODEL_SERVERS):
-                labels = ", ".join(f"{key}: {value}" for key, value in _selector(pool).items())
+            if any(selects(selector_of(pool), item) for item in ours if item["kind"] in MODEL_SERVERS):
+                labels = ", ".join(f"{key}: {value}" for key, value in selector_of(pool).items())
                 raise ClusterError(
                     f"Model {self._model}: {name_of(pool)}, which was taken over, selects {{{labels}}}, and so would "
                     "send requests to pods of ours that nobody has tried. Add a label to its selector that its own "
@@ -203,7 +156,7 @@ class Adopted:
         theirs = [_pod_labels(item) for item in self.servers()]
         common = set.intersection(*(set(labels.items()) for labels in theirs)) if theirs else set()
         others = {pair for item in ours if item["kind"] in MODEL_SERVERS for pair in _pod_labels(item).items()}
-        return ", ".join(f"{key}: {value}" for key, value in sorted(common - others - set(_selector(pool).items())))
+        return ", ".join(f"{key}: {value}" for key, value in sorted(common - others - set(selector_of(pool).items())))
 
     def refuse_other_routes(self) -> None:
         """Refuse to go on while a route that is not ours to change leads to it.
@@ -356,10 +309,6 @@ def _led(route: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str
 
     rules = [{**rule, "backendRefs": [moved(one) for one in rule.get("backendRefs") or []]} for rule in rules_of(route)]
     return {**route, "spec": {**route["spec"], "rules": rules}}
-
-
-def _selector(pool: Mapping[str, Any]) -> dict[str, str]:
-    return pool["spec"]["selector"]["matchLabels"]
 
 
 def _pod_labels(workload: dict) -> dict[str, str]:

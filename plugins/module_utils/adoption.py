@@ -12,7 +12,8 @@ not even look whose they are): so that record is put out of its sight, and stays
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError, Forbidden
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import name_of
@@ -80,7 +81,7 @@ class Deployments:
         return labels_of(item).get(MANAGED_BY_LABEL) != MANAGED_BY or ADOPTED in labels_of(item)
 
     def _behind(self, pool: dict) -> dict:
-        selector = pool["spec"]["selector"]["matchLabels"]
+        selector = selector_of(pool)
         servers = [item for kind in MODEL_SERVERS for item in self._objects[kind] if selects(selector, item)]
         service = self._one("Service", (pool["spec"].get("endpointPickerRef") or {}).get("name"))
         picker = self._picker(service)
@@ -165,6 +166,60 @@ class Takeover:
         # By force: we were told to, and it is about labels alone.
         after = self._cluster.apply(asked, force=True, dry_run=self._dry_run)
         self.diffs.append({"name": name_of(item), "before": _marks(item), "after": _marks(after)})
+
+
+@dataclass
+class Taken:
+    """What was taken over for one model.
+
+    :ivar servers: workloads whose pods are behind the pools.
+    """
+
+    pools: list[dict] = field(default_factory=list)
+    routes: list[dict] = field(default_factory=list)
+    servers: list[dict] = field(default_factory=list)
+
+    @property
+    def is_led_to(self) -> bool:
+        """Whether a route still leads to it."""
+        names = {pool["metadata"]["name"] for pool in self.pools}
+        return any(names & backends(route) for route in self.routes)
+
+    def facts(self) -> dict[str, list[str]]:
+        """Return names of its pools and of its routes."""
+        return {
+            "pools": sorted(item["metadata"]["name"] for item in self.pools),
+            "routes": sorted(item["metadata"]["name"] for item in self.routes),
+        }
+
+
+def is_adopted(item: dict) -> bool:
+    """Whether a live object was taken over."""
+    return ADOPTED in labels_of(item)
+
+
+def taken(live: Mapping[str, Sequence[dict]]) -> dict[str, Taken]:
+    """Return by model what was taken over for it.
+
+    :param live: objects of a stack by kind: pools, routes and :data:`MODEL_SERVERS`.
+    """
+    found: dict[str, Taken] = {}
+    for kind in (POOL, ROUTE, *MODEL_SERVERS):
+        for item in filter(is_adopted, live[kind]):
+            one = found.setdefault(labels_of(item).get(MODEL_LABEL, ""), Taken())
+            if kind == POOL:
+                one.pools.append(item)
+            elif kind == ROUTE:
+                one.routes.append(item)
+            elif any(selects(selector_of(pool), item) for pool in one.pools):
+                # Pools come before: others, the picker among them, serve no requests.
+                one.servers.append(item)
+    return found
+
+
+def selector_of(pool: dict) -> dict[str, str]:
+    """Return the labels of the pods behind ``pool``."""
+    return pool["spec"]["selector"]["matchLabels"]
 
 
 def records(cluster: Cluster, namespace: str, release: str) -> list[dict]:

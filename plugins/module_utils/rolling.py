@@ -14,11 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import canary, capacity, scaling, trying
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.adopted import (
-    Adopted,
-    difference,
-    is_adopted,
-)
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.adopted import Adopted, difference
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.adoption import is_adopted
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.applying import Apply
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import (
     Cluster,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.llm_d.multi_engine.plugins.module_utils import adopted
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import adoption
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, Forbidden
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     ADOPTED_SIDE,
@@ -49,7 +49,7 @@ def told(live: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, Any]]:
         of its ``pools`` and ``routes``; while it serves, it is engine and track :data:`marks.ADOPTED_SIDE`.
     """
     found = _ours(live)
-    for model, taken in adopted.taken(live).items():
+    for model, taken in adoption.taken(live).items():
         if not taken.pools:
             # Its last object: nothing of it is left but what has to stay.
             continue
@@ -65,7 +65,7 @@ def told(live: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, Any]]:
 
 
 def _ours(live: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, Any]]:
-    pools = {item["metadata"]["name"]: item for item in live["InferencePool"] if not adopted.is_adopted(item)}
+    pools = {item["metadata"]["name"]: item for item in live["InferencePool"] if not adoption.is_adopted(item)}
     deployments = {item["metadata"]["name"]: item for item in live["Deployment"]}
     workloads = [_workload(item) for item in _servers(live)]
     found = {}
@@ -93,7 +93,7 @@ def _servers(live: Mapping[str, Sequence[dict]]) -> list[dict]:
         item
         for kind in MODEL_SERVERS
         for item in live[kind]
-        if MODEL_LABEL in labels_of(item) and not adopted.is_adopted(item)
+        if MODEL_LABEL in labels_of(item) and not adoption.is_adopted(item)
     ]
 
 

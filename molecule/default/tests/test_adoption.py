@@ -128,8 +128,9 @@ def test_looked_at_and_taken_over(ansible, api) -> None:
     # Ours come beside it where there is room, which a cluster without nodes has not, and it is left alone.
     models = [{**one["entry"], "connector": "sglang"}]
     variables = {**PLACE, **one["variables"], "llm_d_hf_token_secret": "", "llm_d_models": models}
-    message = ansible("models", **variables, llm_d_overrides=["no-devices"]).failed()
-    assert "old and new beside each other need 2 nvidia.com/gpu more, and only 0 of 2 replicas find room" in message
+    refused = ansible("models", plain=True, **variables, llm_d_overrides=["no-devices"])
+    said = "old and new beside each other need 2 nvidia.com/gpu more, and only 0 of 2 replicas find room"
+    assert (refused.rc, said in refused.output) == (2, True), refused.output[-3000:]
     assert objects(api) == before
 
 
