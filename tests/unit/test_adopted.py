@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import adopted, rolling, serving
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Conflict
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import changes, rollback
 from ansible_collections.llm_d.multi_engine.tests.unit import shipped
 from ansible_collections.llm_d.multi_engine.tests.unit.test_rolling import (
@@ -405,6 +406,29 @@ def test_a_route_that_leads_elsewhere_too_stays_and_follows() -> None:
     assert not result.get("failed"), result["msg"]
     assert led(cluster) == ["qwen-canary", "elsewhere"]
     assert cluster.least == 2
+
+
+@pytest.mark.parametrize(("conflicts", "fine"), [(2, True), (99, False)])
+def test_a_route_that_others_write_too(conflicts: int, fine: bool) -> None:
+    """Controllers note down its state; its port goes with its pool where it names one."""
+    cluster = taken_over()
+    cluster.live["HTTPRoute", "gaie"]["spec"]["rules"][0]["backendRefs"][0]["port"] = 8000
+    cluster.least, cluster.conflicts = None, conflicts
+    led_away = adopted.Adopted(cluster, ("llm-d", "llm-d", "qwen"), {}).lead(
+        {"pool": "gaie", "port": 8000}, {"pool": "qwen", "port": 9000}
+    )
+    if not fine:
+        with pytest.raises(Conflict):
+            list(led_away)
+        return
+    ((before, after),) = led_away
+    (backend,) = after["spec"]["rules"][0]["backendRefs"]
+    assert (backend["name"], backend["port"], before["spec"]["parentRefs"]) == (
+        "qwen",
+        9000,
+        after["spec"]["parentRefs"],
+    )
+    assert {**before["spec"]["rules"][0], "backendRefs": []} == {**after["spec"]["rules"][0], "backendRefs": []}
 
 
 def test_what_ours_refer_to_stays() -> None:

@@ -522,7 +522,7 @@ def test_an_autoscaled_model_comes_as_often_as_the_old_one_is_there() -> None:
 
 
 def test_what_was_taken_over_is_left_alone() -> None:
-    """It may still serve, by a route that is older than ours: it is no leftover of a change."""
+    """Behind no pool that was taken over with it, it is no leftover of a change."""
     cluster = made(4)
     labels = {"llm-d.ai/model": "qwen", "multi-engine.llm-d.ai/stack": "llm-d"}
     metadata = {"name": "ms-decode", "labels": {**labels, "multi-engine.llm-d.ai/adopted-from": "helm.ms"}}
