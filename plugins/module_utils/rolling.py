@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.llm_d.multi_engine.plugins.module_utils import canary, capacity, scaling, trying
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import beside, canary, capacity, scaling, trying
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.applying import Apply
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import (
     Cluster,
@@ -41,8 +41,6 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.waiting import 
 #: As in role model_service: weights are there before an engine starts.
 READY_FIRST = {"Deployment": ["Job", "DaemonSet"], "LeaderWorkerSet": ["Job", "DaemonSet"]}
 OLD, BOTH, NEW = "old", "both", "new"
-#: Header by which requests reach a new one behind a pool of its own before others do; its value is the revision.
-TRY_HEADER = "x-multi-engine-revision"
 #: Seconds for which a new one that serves may be unready: probes of a busy node fail now and then.
 _ILL_SECONDS = 20.0
 #: Seconds between two looks at pods.
@@ -99,6 +97,8 @@ class Rolling:
         old = params["old"]
         #: Whether the new one has a pool and a picker of its own.
         self._apart = bool(old) and old["pool"] != self._pool["metadata"]["name"]
+        #: What routes some requests to the new one alone; its route is the last.
+        self._beside = beside.by_revision(routing, params["new"]["revision"]) if self._apart else []
         #: What was changed: objects with their diffs, as module apply returns them.
         self.results: list[dict] = []
         self.diffs: list[dict] = []
@@ -277,7 +277,8 @@ class Rolling:
 
         :raises Worse: when it does not, with ``words``.
         """
-        gateway = {**self._route["spec"]["parentRefs"][0], "headers": {TRY_HEADER: self._params["new"]["revision"]}}
+        headers = {beside.TRY_HEADER: self._params["new"]["revision"]}
+        gateway = {**self._route["spec"]["parentRefs"][0], "headers": headers}
         try:
             trying.ask_gateway(self._cluster, gateway, self._namespace, self._params["question"])
         except trying.Failed as error:
@@ -291,10 +292,9 @@ class Rolling:
         :raises Worse: when a pod that is ready does not give one.
         """
         if self._apart:
-            beside = self._beside()[-1]
-            name = beside["metadata"]["name"]
+            way = self._beside[-1]
             # Role gaie removes it when all is done, or when it was run alone in the middle.
-            if self._cluster.get(beside["apiVersion"], beside["kind"], name, self._namespace):
+            if self._cluster.get(way["apiVersion"], way["kind"], way["metadata"]["name"], self._namespace):
                 self._ask_by_gateway("serves and does not answer as it should any more")
             return
         for pod in self._serving_pods():
@@ -394,7 +394,7 @@ class Rolling:
             live = self._cluster.get(route["apiVersion"], route["kind"], name, self._namespace)
             if not live or backend_of(live) == old["pool"]:
                 return
-            route = _with_backend(route, old["pool"], old["port"])
+            route = beside.with_backend(route, old["pool"], old["port"])
         # All of the pool, for nothing of it was made beside where the old one had to make room.
         self._apply(
             "gaie", [*(item for item in self._routing if item is not self._route), route] if who == NEW else [route]
@@ -403,27 +403,13 @@ class Rolling:
     def _ahead(self, serve: str) -> list[dict]:
         """Return what of the routing has to be there before the new one is started: pickers before engines."""
         if self._apart:
-            return self._beside() if serve == OLD else []
+            return self._beside if serve == OLD else []
         # Who is selected, and by which requests, is the matter of other steps.
         return [item for item in self._routing if item is not self._pool and item is not self._route]
 
-    def _beside(self) -> list[dict]:
-        """Return what routes requests to the new one alone: only those with a header that nobody knows by chance."""
-        metadata = self._route["metadata"]
-        header = {"type": "Exact", "name": TRY_HEADER, "value": self._params["new"]["revision"]}
-        match = {"path": {"type": "PathPrefix", "value": "/"}, "headers": [header]}
-        rules = [{**self._route["spec"]["rules"][0], "matches": [match]}]
-        rules[0].pop("filters", None)
-        route = {
-            **self._route,
-            "metadata": {**metadata, "name": f"{metadata['name']}-try"},
-            "spec": {**self._route["spec"], "rules": rules},
-        }
-        return [*(item for item in self._routing if item is not self._route), route]
-
     def _remove_routing(self) -> None:
         """Delete what was made beside, where the new one does not serve."""
-        for item in reversed(in_order(self._beside())) if self._apart else ():
+        for item in reversed(in_order(self._beside)):
             live = self._cluster.get(item["apiVersion"], item["kind"], item["metadata"]["name"], self._namespace)
             if live and (live["metadata"].get("labels") or {}).get(STACK_LABEL) == self._stack:
                 with contextlib.suppress(Conflict):
@@ -507,15 +493,6 @@ class Rolling:
 
 def _is_server(item: Mapping[str, Any]) -> bool:
     return item["kind"] in MODEL_SERVERS and MODEL_LABEL in (item["metadata"].get("labels") or {})
-
-
-def _with_backend(route: dict, pool: str, port: int) -> dict:
-    """Return ``route`` with all its rules leading to ``pool``."""
-    rules = [
-        {**rule, "backendRefs": [{**backend, "name": pool, "port": port} for backend in rule["backendRefs"]]}
-        for rule in route["spec"]["rules"]
-    ]
-    return {**route, "spec": {**route["spec"], "rules": rules}}
 
 
 def _text(labels: Mapping[str, str]) -> str:
