@@ -29,6 +29,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     ENGINE_LABELS,
     MODEL_LABEL,
     MODEL_SERVERS,
+    REVISION,
     SERVING_LABEL,
     STACK_LABEL,
     TRACK_LABEL,
@@ -85,9 +86,12 @@ class Rolling:
     :param params: parameters of module ``rollout``, and ``show``: whether somebody wants to see diffs.
     :param servers: objects of role ``model_service`` for the new one.
     :param routing: objects of role ``gaie`` for the new one.
+    :param testers: the same of what leads requests of testers to it, the route last.
     """
 
-    def __init__(self, cluster: Cluster, params: dict, servers: list[dict], routing: list[dict]) -> None:
+    def __init__(
+        self, cluster: Cluster, params: dict, servers: list[dict], routing: list[dict], testers: list[dict]
+    ) -> None:
         self._cluster, self._params = cluster, params
         self._stack, self._namespace, self._model = params["stack"], params["namespace"], params["model"]
         self._servers, self._routing = self._settled(servers), routing
@@ -98,7 +102,7 @@ class Rolling:
         #: Whether the new one has a pool and a picker of its own.
         self._apart = bool(old) and old["pool"] != self._pool["metadata"]["name"]
         #: What routes some requests to the new one alone; its route is the last.
-        self._beside = beside.by_revision(routing, params["new"]["revision"]) if self._apart else []
+        self._beside = beside.by_revision(routing, params["new"]["revision"]) if self._apart else testers
         #: What was changed: objects with their diffs, as module apply returns them.
         self.results: list[dict] = []
         self.diffs: list[dict] = []
@@ -182,6 +186,8 @@ class Rolling:
         if step["serve"] == OLD and self._params["old"]:
             # Before anything else that the pool might select is there.
             self._serve(OLD)
+        if not step["testers"] or (step["attempt"] and self._is_stale()):
+            self._end_testing()
         if step["leftovers"]:
             progress.done = self._removed(self._params["leftovers"], progress, deadline)
             return
@@ -190,13 +196,15 @@ class Rolling:
         if step["new"] == 0:
             # Whoever waits to be told why need not wait for its end, too.
             self._removed([self._params["new"]], progress, 0)
-            self._remove_routing()
+            self._remove_beside()
             progress.pending, progress.done = [], True
             return
         if step["new"] is not None and not self._raised(step, progress, deadline):
             return
         if step["attempt"]:
             self._try(progress)
+        if step["testers"]:
+            self._apply("gaie", self._beside[-1:])
         if step["serve"] != OLD:
             self._serve(step["serve"])
         if step["judge"]:
@@ -208,6 +216,8 @@ class Rolling:
         """Let the old one have as many replicas as ``step`` says; return whether that is so."""
         old = self._params["old"]
         if step["old"] == 0:
+            if not self._apart:
+                self._remove_beside()
             return self._removed([old], progress, deadline)
         for workload in self._live(self._labels(old)):
             if workload["spec"].get("replicas", 1) != step["old"]:
@@ -218,7 +228,7 @@ class Rolling:
     def _raised(self, step: Mapping[str, Any], progress: Progress, deadline: float) -> bool:
         """Make the new one, with as many replicas as ``step`` says; return whether it is ready."""
         objects = [self._with_replicas(item, step["new"]) for item in self._servers]
-        routing = self._ahead(step["serve"])
+        routing = self._ahead(step)
         self._apply("gaie", routing)
         start = time.monotonic()
         while True:
@@ -400,16 +410,31 @@ class Rolling:
             "gaie", [*(item for item in self._routing if item is not self._route), route] if who == NEW else [route]
         )
 
-    def _ahead(self, serve: str) -> list[dict]:
+    def _ahead(self, step: Mapping[str, Any]) -> list[dict]:
         """Return what of the routing has to be there before the new one is started: pickers before engines."""
         if self._apart:
-            return self._beside if serve == OLD else []
+            return self._beside if step["serve"] == OLD else []
         # Who is selected, and by which requests, is the matter of other steps.
-        return [item for item in self._routing if item is not self._pool and item is not self._route]
+        ahead = [item for item in self._routing if item is not self._pool and item is not self._route]
+        return [*ahead, *self._beside[:-1]] if step["testers"] else ahead
 
-    def _remove_routing(self) -> None:
-        """Delete what was made beside, where the new one does not serve."""
-        for item in reversed(in_order(self._beside)):
+    def _is_stale(self) -> bool:
+        """Whether what is in the place of the new one is something else, as a change that was given up leaves it."""
+        revision = self._params["new"]["revision"]
+        return any((item["metadata"].get("annotations") or {}).get(REVISION) != revision for item in self._live_new())
+
+    def _end_testing(self) -> None:
+        """Send testers where everybody is sent, whoever had let them try something."""
+        if not self._apart:
+            self._remove([{**self._route, "metadata": {"name": beside.route_name(self._model)}}])
+
+    def _remove_beside(self) -> None:
+        """Delete what was made beside, and leads nobody to what serves."""
+        self._remove(reversed(in_order(self._beside)))
+
+    def _remove(self, objects: Iterable[dict]) -> None:
+        """Delete ``objects`` of the stack, where they are there."""
+        for item in objects:
             live = self._cluster.get(item["apiVersion"], item["kind"], item["metadata"]["name"], self._namespace)
             if live and (live["metadata"].get("labels") or {}).get(STACK_LABEL) == self._stack:
                 with contextlib.suppress(Conflict):
