@@ -15,8 +15,8 @@ def route_name(model: str) -> str:
     return f"{model}-try"
 
 
-def by_revision(routing: list[dict], revision: str) -> list[dict]:
-    """Return ``routing`` of a new one for requests that nobody sends by chance, its route last."""
+def by_revision(routing: list[dict], model: str, revision: str) -> list[dict]:
+    """Return ``routing`` of a new one of ``model`` for requests that nobody sends by chance, its route last."""
     (route,) = [item for item in routing if item["kind"] == "HTTPRoute"]
     header = {"type": "Exact", "name": TRY_HEADER, "value": revision}
     match = {"path": {"type": "PathPrefix", "value": "/"}, "headers": [header]}
@@ -24,7 +24,7 @@ def by_revision(routing: list[dict], revision: str) -> list[dict]:
     rule.pop("filters", None)
     way = {
         **route,
-        "metadata": {**route["metadata"], "name": route_name(route["metadata"]["name"])},
+        "metadata": {**route["metadata"], "name": route_name(model)},
         "spec": {**route["spec"], "rules": [rule]},
     }
     return [*(item for item in routing if item is not route), way]

@@ -102,11 +102,14 @@ class Rolling:
         #: Whether the new one has a pool and a picker of its own.
         self._apart = bool(old) and old["pool"] != self._pool["metadata"]["name"]
         #: What routes some requests to the new one alone; its route is the last.
-        self._beside = beside.by_revision(routing, params["new"]["revision"]) if self._apart else testers
+        self._beside = self._by_revision(routing) if self._apart else testers
         #: What was changed: objects with their diffs, as module apply returns them.
         self.results: list[dict] = []
         self.diffs: list[dict] = []
         self.warnings: list[str] = []
+
+    def _by_revision(self, routing: list[dict]) -> list[dict]:
+        return beside.by_revision(routing, self._model, self._params["new"]["revision"])
 
     def _settled(self, servers: list[dict]) -> list[dict]:
         """Return ``servers`` without what scales them, which comes when they serve: two would write their replicas."""
@@ -416,7 +419,12 @@ class Rolling:
             return self._beside if step["serve"] == OLD else []
         # Who is selected, and by which requests, is the matter of other steps.
         ahead = [item for item in self._routing if item is not self._pool and item is not self._route]
-        return [*ahead, *self._beside[:-1]] if step["testers"] else ahead
+        if not step["testers"]:
+            return ahead
+        *routing, way = self._beside
+        there = self._cluster.get(way["apiVersion"], way["kind"], way["metadata"]["name"], self._namespace)
+        # Gateways take a pool when a route leads to it, and refuse what is led to one before.
+        return [*ahead, *(routing if there else self._by_revision(self._beside))]
 
     def _is_stale(self) -> bool:
         """Whether what is in the place of the new one is something else, as a change that was given up leaves it."""

@@ -65,8 +65,8 @@ def picked(kube, pool: str) -> int:
     return judgement.reading(page, PICKER["traffic"])["requests"] or 0
 
 
-class Tester:
-    """Somebody who sends the header.
+class Somebody:
+    """Who sends the header of testers.
 
     :ivar elsewhere: how many requests with it the model's own picker got.
     """
@@ -133,7 +133,7 @@ def test_a_canary_that_is_slower_goes_back_and_one_that_is_not_takes_over(
     ansible, kube, load, on_sglang, stand_ins, tmp_path
 ) -> None:
     before = picked(kube, "swift")
-    tester = Tester(stand_ins.client, kube)
+    tester = Somebody(stand_ins.client, kube)
     with load as requests, ThreadPoolExecutor(2) as threads:
         slow = models(**VLLM, rollout=CANARY, env={"STAND_IN_TOKEN_SECONDS": 0.12})
         message = ansible("stand-ins", "models", llm_d_models=slow, rollout_report_dir=str(tmp_path / "slow")).failed()
@@ -143,7 +143,7 @@ def test_a_canary_that_is_slower_goes_back_and_one_that_is_not_takes_over(
         assert "worse" in written(tmp_path / "slow")
 
         wanted = models(**VLLM, rollout={**CANARY, "testers": TESTERS})
-        good = {"llm_d_models": wanted, "rollout_report_dir": str(tmp_path / "good")}
+        good = {"llm_d_models": wanted, "rollout_report_dir": str(tmp_path / "good"), "rollout_timeout": 60}
         play = threads.submit(ansible, "stand-ins", "models", **good)
         tester.waits(play)
         # It outlives the whole canary, and what led it there.
