@@ -89,8 +89,10 @@ class ActionModule(ModuleAction):
             return
         old = wanted.old["label"] if wanted.old else ""
         # What a new one that serves has spoilt is not known to the last request.
-        tested = {entry["serve"] for entry in result["timeline"]} - {rollout.OLD}
-        unharmed = "" if tested else ", and lost no request"
+        begun = [plan.steps[entry["step"] - 1] for entry in result["timeline"]]
+        unharmed = "" if any(step.serve != rollout.OLD for step in begun) else ", and lost no request"
+        if unharmed and any(step.testers and not step.attempt for step in begun):
+            unharmed += " but those of testers"
         self._display.display(f"  {first_line({'name': '', 'reason': result['msg']})}: going back to {old}")
         again = self._all(plan.back, wanted, holder, result, task_vars, len(plan.steps))
         if again:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.llm_d.multi_engine.plugins.module_utils import canary, capacity, scaling, trying
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import beside, canary, capacity, scaling, trying
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.adopted import Adopted, difference
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.adoption import is_adopted
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.applying import Apply
@@ -32,6 +32,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     ENGINE_LABELS,
     MODEL_LABEL,
     MODEL_SERVERS,
+    REVISION,
     SERVING_LABEL,
     STACK_LABEL,
     TRACK_LABEL,
@@ -44,8 +45,6 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.waiting import 
 #: As in role model_service: weights are there before an engine starts.
 READY_FIRST = {"Deployment": ["Job", "DaemonSet"], "LeaderWorkerSet": ["Job", "DaemonSet"]}
 OLD, BOTH, NEW = "old", "both", "new"
-#: Header by which requests reach a new one behind a pool of its own before others do; its value is the revision.
-TRY_HEADER = "x-multi-engine-revision"
 #: Seconds for which a new one that serves may be unready: probes of a busy node fail now and then.
 _ILL_SECONDS = 20.0
 #: Seconds between two looks at pods.
@@ -92,9 +91,12 @@ class Rolling:
     :param params: parameters of module ``rollout``, and ``show``: whether somebody wants to see diffs.
     :param servers: objects of role ``model_service`` for the new one.
     :param routing: objects of role ``gaie`` for the new one.
+    :param testers: the same of what leads requests of testers to it, the route last.
     """
 
-    def __init__(self, cluster: Cluster, params: dict, servers: list[dict], routing: list[dict]) -> None:
+    def __init__(
+        self, cluster: Cluster, params: dict, servers: list[dict], routing: list[dict], testers: list[dict]
+    ) -> None:
         self._cluster, self._params = cluster, params
         self._stack, self._namespace, self._model = params["stack"], params["namespace"], params["model"]
         place = self._stack, self._namespace, self._model
@@ -106,10 +108,15 @@ class Rolling:
         old = params["old"]
         #: Whether the new one has a pool and a picker of its own.
         self._apart = bool(old) and old["pool"] != self._pool["metadata"]["name"]
+        #: What routes some requests to the new one alone; its route is the last.
+        self._beside = self._by_revision(routing) if self._apart else testers
         #: What was changed: objects with their diffs, as module apply returns them.
         self.results: list[dict] = []
         self.diffs: list[dict] = []
         self.warnings: list[str] = self._adopted.warnings
+
+    def _by_revision(self, routing: list[dict]) -> list[dict]:
+        return beside.by_revision(routing, self._model, self._params["new"]["revision"])
 
     def _settled(self, servers: list[dict]) -> list[dict]:
         """Return ``servers`` without what scales them, which comes when they serve: two would write their replicas."""
@@ -127,7 +134,7 @@ class Rolling:
         :raises ClusterError: when it cannot be beside what was taken over.
         """
         if self._is_adopted(self._params["old"]):
-            self._adopted.refuse([*self._servers, *self._routing, *self._beside()])
+            self._adopted.refuse([*self._servers, *self._routing, *self._beside])
         replicas = capacity.pods_of(self._workloads)
         needed = capacity.devices(replicas)
         try:
@@ -205,6 +212,8 @@ class Rolling:
         if step["serve"] == OLD and self._params["old"]:
             # Before anything else that the pool might select is there.
             self._serve(OLD)
+        if not step["testers"] or (step["attempt"] and self._is_stale()):
+            self._end_testing()
         if step["leftovers"]:
             progress.done = self._removed(self._params["leftovers"], progress, deadline)
             return
@@ -218,13 +227,15 @@ class Rolling:
         if step["new"] == 0:
             # Whoever waits to be told why need not wait for its end, too.
             self._removed([self._params["new"]], progress, 0)
-            self._remove_routing()
+            self._remove_beside()
             progress.pending, progress.done = [], True
             return
         if step["new"] is not None and not self._raised(step, progress, deadline):
             return
         if step["attempt"]:
             self._try(progress)
+        if step["testers"]:
+            self._apply("gaie", self._beside[-1:])
         if step["serve"] != OLD:
             self._serve(step["serve"])
         if step["judge"]:
@@ -236,6 +247,8 @@ class Rolling:
         """Let the old one have as many replicas as ``step`` says; return whether that is so."""
         old = self._params["old"]
         if step["old"] == 0:
+            if not self._apart:
+                self._remove_beside()
             return self._removed([old], progress, deadline)
         for workload in self._live_of(old):
             if workload["spec"].get("replicas", 1) != step["old"]:
@@ -246,7 +259,7 @@ class Rolling:
     def _raised(self, step: Mapping[str, Any], progress: Progress, deadline: float) -> bool:
         """Make the new one, with as many replicas as ``step`` says; return whether it is ready."""
         objects = [self._with_replicas(item, step["new"]) for item in self._servers]
-        routing = self._ahead(step["serve"])
+        routing = self._ahead(step)
         self._apply("gaie", routing)
         start = time.monotonic()
         while True:
@@ -305,7 +318,8 @@ class Rolling:
 
         :raises Worse: when it does not, with ``words``.
         """
-        gateway = {**self._route["spec"]["parentRefs"][0], "headers": {TRY_HEADER: self._params["new"]["revision"]}}
+        headers = {beside.TRY_HEADER: self._params["new"]["revision"]}
+        gateway = {**self._route["spec"]["parentRefs"][0], "headers": headers}
         try:
             trying.ask_gateway(self._cluster, gateway, self._namespace, self._params["question"])
         except trying.Failed as error:
@@ -319,10 +333,9 @@ class Rolling:
         :raises Worse: when a pod that is ready does not give one.
         """
         if self._apart:
-            beside = self._beside()[-1]
-            name = beside["metadata"]["name"]
+            way = self._beside[-1]
             # Role gaie removes it when all is done, or when it was run alone in the middle.
-            if self._cluster.get(beside["apiVersion"], beside["kind"], name, self._namespace):
+            if self._cluster.get(way["apiVersion"], way["kind"], way["metadata"]["name"], self._namespace):
                 self._ask_by_gateway("serves and does not answer as it should any more")
             return
         for pod in self._serving_pods():
@@ -430,38 +443,41 @@ class Rolling:
             live = self._cluster.get(route["apiVersion"], route["kind"], name, self._namespace)
             if not live or backend_of(live) == old["pool"]:
                 return
-            route = _with_backend(route, old["pool"], old["port"])
+            route = beside.with_backend(route, old["pool"], old["port"])
         self._apply("gaie", [route])
 
-    def _ahead(self, serve: str) -> list[dict]:
+    def _ahead(self, step: Mapping[str, Any]) -> list[dict]:
         """Return what of the routing has to be there before the new one is started: pickers before engines."""
         if self._apart:
-            return self._beside() if serve == OLD else []
+            return self._beside if step["serve"] == OLD else []
         # Who is selected, and by which requests, is the matter of other steps.
-        return [item for item in self._routing if item is not self._pool and item is not self._route]
+        ahead = [item for item in self._routing if item is not self._pool and item is not self._route]
+        if not step["testers"]:
+            return ahead
+        *routing, way = self._beside
+        there = self._cluster.get(way["apiVersion"], way["kind"], way["metadata"]["name"], self._namespace)
+        # Gateways take a pool when a route leads to it, and refuse what is led to one before.
+        return [*ahead, *(routing if there else self._by_revision(self._beside))]
 
-    def _beside(self) -> list[dict]:
-        """Return what routes requests to the new one alone: only those with a header that nobody knows by chance."""
-        metadata = self._route["metadata"]
-        header = {"type": "Exact", "name": TRY_HEADER, "value": self._params["new"]["revision"]}
-        # No route of others, whose path may be longer than theirs, is nearer to what is asked.
-        match = {"path": {"type": "Exact", "value": trying.PATH}, "headers": [header]}
-        rules = [{**self._route["spec"]["rules"][0], "matches": [match]}]
-        rules[0].pop("filters", None)
-        route = {
-            **self._route,
-            "metadata": {**metadata, "name": f"{metadata['name']}-try"},
-            "spec": {**self._route["spec"], "rules": rules},
-        }
-        return [*(item for item in self._routing if item is not self._route), route]
+    def _is_stale(self) -> bool:
+        """Whether what is in the place of the new one is something else, as a change that was given up leaves it."""
+        revision = self._params["new"]["revision"]
+        return any((item["metadata"].get("annotations") or {}).get(REVISION) != revision for item in self._live_new())
 
-    def _remove_routing(self) -> None:
-        """Delete what was made beside, where the new one does not serve."""
-        beside = self._beside() if self._apart else []
-        if self._is_adopted(self._params["old"]):
-            # The old one has routes of its own.
-            beside = [*beside, self._route]
-        for item in reversed(in_order(beside)):
+    def _end_testing(self) -> None:
+        """Send testers where everybody is sent, whoever had let them try something."""
+        if not self._apart:
+            self._remove([{**self._route, "metadata": {"name": beside.route_name(self._model)}}])
+
+    def _remove_beside(self) -> None:
+        """Delete what was made beside, and leads nobody to what serves."""
+        # What was taken over has routes of its own.
+        route = [self._route] if self._is_adopted(self._params["old"]) else []
+        self._remove(reversed(in_order([*self._beside, *route])))
+
+    def _remove(self, objects: Iterable[dict]) -> None:
+        """Delete ``objects`` of the stack, where they are there."""
+        for item in objects:
             live = self._cluster.get(item["apiVersion"], item["kind"], item["metadata"]["name"], self._namespace)
             ours = live and (live["metadata"].get("labels") or {}).get(STACK_LABEL) == self._stack
             if ours and not is_adopted(live):
@@ -559,15 +575,6 @@ class Rolling:
 
 def _is_server(item: Mapping[str, Any]) -> bool:
     return item["kind"] in MODEL_SERVERS and MODEL_LABEL in (item["metadata"].get("labels") or {})
-
-
-def _with_backend(route: dict, pool: str, port: int) -> dict:
-    """Return ``route`` with all its rules leading to ``pool``."""
-    rules = [
-        {**rule, "backendRefs": [{**backend, "name": pool, "port": port} for backend in rule["backendRefs"]]}
-        for rule in route["spec"]["rules"]
-    ]
-    return {**route, "spec": {**route["spec"], "rules": rules}}
 
 
 def _place(pod: Mapping[str, Any]) -> tuple[str | None, str]:

@@ -36,6 +36,12 @@ options:
       target: {description: 'Where the new one goes: engine, track and pool.', type: dict, required: true}
       servers: {description: 'Objects of role C(model_service) for it, or their JSON.', type: raw, required: true}
       routing: {description: 'Objects of role C(gaie) for it, or their JSON.', type: raw, required: true}
+      testers:
+        description: >-
+          Objects of role C(gaie) that lead requests of testers to it alone, or their JSON; the route is the last. Nothing
+          where nobody tests.
+        type: raw
+        default: ''
       question: {description: 'How to ask one of its pods: served_name, port and api_key.', type: dict, required: true}
       metrics:
         description: >-
@@ -158,6 +164,7 @@ ARGUMENTS = {
             "target": {"type": "dict", "required": True},
             "servers": {"type": "raw", "required": True},
             "routing": {"type": "raw", "required": True},
+            "testers": {"type": "raw", "default": ""},
             "question": {"type": "dict", "required": True},
             "metrics": {"type": "dict", "default": {}},
             "drain": {"type": "dict", "default": {}},
@@ -236,8 +243,9 @@ def run(module, cluster: Cluster, result: dict) -> None:
         **{name: change.get(name) or {} for name in ("metrics", "drain")},
         "show": module._diff,
     }
-    servers, routing = (documents.objects_of([change[name]]) for name in ("servers", "routing"))
-    rolling = Rolling(cluster, own, servers, routing)
+    given = (change.get(name) for name in ("servers", "routing", "testers"))
+    servers, routing, testers = (documents.objects_of([objects] if objects else []) for objects in given)
+    rolling = Rolling(cluster, own, servers, routing, testers)
     if not part:
         result["room"] = rolling.room()
         return

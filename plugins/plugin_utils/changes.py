@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import CONFIG_HASH, MODEL_LABEL, REVISION
 
-from . import composing, questions, rollout, tracks
+from . import composing, questions, rollout, testers, tracks
 from .objects import Object
 
 _ASKED = ("served_name", "port", "api_key")
@@ -31,9 +31,10 @@ def wanted(
     :param model_options: of role ``model_service``.
     :param prune: whether what has been replaced is to go.
     :returns: per model ``model`` (its name), ``plan`` (a ``rollout.Change`` as a dict), ``target`` (see
-        :func:`rollout.change`), ``servers`` and ``routing`` (objects of the new one as JSON), ``question``,
-        ``metrics`` (of ``old``, ``new`` and ``picker``, what tells of their requests) and ``drain`` (what tells when
-        the requests of one that was taken over are finished).
+        :func:`rollout.change`), ``servers`` and ``routing`` (objects of the new one as JSON), ``testers`` (the same of
+        what leads theirs to it, nothing where nobody tests), ``question``, ``metrics`` (of ``old``, ``new`` and
+        ``picker``, what tells of their requests) and ``drain`` (what tells when the requests of one that was taken over
+        are finished).
     :raises patches.PatchError: when a patch does not fit.
     """
     there = [model for model in resolved["models"] if _is_there(serving.get(model["name"]) or {})]
@@ -48,6 +49,10 @@ def wanted(
         picker = picker_of(composing.routing(alone, gaie_options, {name: live})[name])
         change, target = rollout.change(model, live, revision, picker)
         place = {name: target}
+        # Both behind one pool, for otherwise there is no canary.
+        tested = bool(model["rollout"].get("testers") and change.old and not change.apart)
+        if tested:
+            change = replace(change, testers=testers.headers(resolved, model))
         found.append(
             {
                 "model": name,
@@ -55,6 +60,7 @@ def wanted(
                 "target": target,
                 "servers": json.dumps(composing.model_servers(alone, model_options, place)[name]),
                 "routing": json.dumps(composing.routing(alone, gaie_options, place)[name]),
+                "testers": json.dumps(testers.compose(resolved, model, gaie_options, target)) if tested else "",
                 "question": question_of(alone),
                 "metrics": _metrics(resolved, model, change),
                 "drain": _drain(resolved, model),

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from . import tracks
 from .gaie import picker_name
 from .objects import MODEL_LABEL, STACK_LABEL, Object, labels, make, model_labels
 from .plain import as_list
@@ -27,12 +28,19 @@ def compose(
     :param options: ``gateway_name``, ``gateway_namespace`` (str), ``network_policy_namespaces``
         (list of names) and ``network_policy_peers`` (list, as in Kubernetes).
     """
+    pickers = [picker_name(model)]
+    if model["rollout"].get("testers"):
+        # Theirs has a pool of its own, and reads the same pods' metrics.
+        pickers.append(picker_name({"pool": tracks.other_pool(model["name"], model["pool"])}))
     peers: list[dict[str, Any]] = [
         {
             "namespaceSelector": _labels({_NAMESPACE_LABEL: options["gateway_namespace"]}),
             "podSelector": _labels({_GATEWAY_LABEL: options["gateway_name"]}),
         },
-        {"podSelector": _labels({"app.kubernetes.io/name": picker_name(model), "app.kubernetes.io/part-of": stack})},
+        *(
+            {"podSelector": _labels({"app.kubernetes.io/name": name, "app.kubernetes.io/part-of": stack})}
+            for name in pickers
+        ),
         # The other engine of the model, too, while one takes the place of the other.
         {"podSelector": _labels({STACK_LABEL: stack, MODEL_LABEL: model["name"]})},
     ]

@@ -23,6 +23,7 @@ from . import (
     patches,
     profiles,
     schema,
+    testers,
     tracks,
     upgrade,
     weights,
@@ -162,6 +163,7 @@ def _models(settings: Mapping, catalogue: Mapping, release: Mapping, findings: l
     _check_unique(given, resolved, findings)
     weights.check_owners(resolved, findings)
     _settle_routes(resolved)
+    testers.check(resolved, findings)
     return resolved
 
 

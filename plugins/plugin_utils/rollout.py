@@ -38,6 +38,7 @@ class Step:
     :ivar judge: whether it has to do as well as the old one meanwhile.
     :ivar leftovers: whether what is neither old nor new goes.
     :ivar rest: whether what is left of something that was taken over goes, besides its workloads.
+    :ivar testers: whether the requests of testers reach the new one alone.
     """
 
     words: str
@@ -49,6 +50,7 @@ class Step:
     judge: bool = False
     leftovers: bool = False
     rest: bool = False
+    testers: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Change:
     :ivar apart: why both cannot be behind one pool; nothing where they can.
     :ivar settings: the model's ``rollout``.
     :ivar adopted: names of ``pools`` and ``routes`` that were taken over for the model, and are there still.
+    :ivar testers: headers by which requests of testers reach the new one; nothing where nobody tests.
     """
 
     model: str
@@ -86,6 +89,7 @@ class Change:
     settings: Mapping[str, Any]
     autoscaled: bool = False
     adopted: Mapping[str, Sequence[str]] | None = None
+    testers: str = ""
 
 
 @dataclass(frozen=True)
@@ -388,13 +392,21 @@ def _canary(wanted: Change, room: Room) -> list[Step]:
     taken = wanted.old_asked - wanted.old_replicas
     beside = None if room.fits is None or room.fits >= room.missing else max(0, room.fits - taken)
     steps: list[Step] = []
+    tested = bool(wanted.testers)
     new = count
     for new, left in canary.shares(wanted.settings.get("steps", ()), count, had, min_ready(wanted), beside):
         old = left if left < had else None
         there = f"{new} x {_label(wanted.new)} beside {left} x {_label(wanted.old)}"
         if not steps:
-            steps.append(Step(f"start {there}, and try each pod", OLD, new=new, old=old, attempt=True))
-        steps.append(Step(f"let both serve, {there}; judge after {hold} s", BOTH, new, old, hold=hold, judge=True))
+            start = f"start {there}, and try each pod"
+            if tested:
+                start += f"; then requests with {wanted.testers} go to it alone"
+            steps.append(Step(start, OLD, new=new, old=old, attempt=True, testers=tested))
+            alone = wanted.settings["testers"]["hold_seconds"] if tested else 0
+            if alone:
+                steps.append(Step(f"let testers alone use it, for {alone} s", OLD, new=new, hold=alone, testers=True))
+        both = f"let both serve, {there}; judge after {hold} s"
+        steps.append(Step(both, BOTH, new=new, old=old, hold=hold, judge=True, testers=tested))
     return [
         *steps,
         Step(f"let only the new one serve; judge after {hold} s", NEW, new=new, hold=hold, judge=True),

@@ -195,6 +195,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             if item["kind"] in MODEL_SERVERS
             and not judge(cluster.live.get((item["kind"], item["metadata"]["name"]))).ready
         ]
+        taken = {serving.backend_of(item) for (kind, _name), item in cluster.live.items() if kind == "HTTPRoute"}
+        # As gateways do: they take a pool when a route leads to it.
+        late += [
+            item["metadata"]["name"]
+            for item in objects
+            if item["kind"] == "InferencePool" and item["metadata"]["name"] not in taken
+        ]
         if late:
             raise ClusterError(f"Not ready after 60 s: {late}")
         return []
