@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.llm_d.multi_engine.plugins.module_utils import beside, canary, capacity, scaling, trying
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import adoption, beside, scaling
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.adopted import Adopted, difference
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.adoption import is_adopted
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.applying import Apply
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import (
     Cluster,
@@ -25,64 +23,23 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import 
     Unauthorized,
     Unreachable,
 )
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.explain import why_not_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import awaited_first, in_order, name_of
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
-    ADOPTED_SIDE,
     ENGINE_LABELS,
     MODEL_LABEL,
     MODEL_SERVERS,
     REVISION,
-    SERVING_LABEL,
     STACK_LABEL,
     TRACK_LABEL,
 )
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import stays_ready
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.proving import LOOK_EVERY, Progress, Proof, Worse
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.serving import backend_of
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.sides import Sides, is_adopted, labels_of
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.waiting import Pending, wait
 
 #: As in role model_service: weights are there before an engine starts.
 READY_FIRST = {"Deployment": ["Job", "DaemonSet"], "LeaderWorkerSet": ["Job", "DaemonSet"]}
 OLD, BOTH, NEW = "old", "both", "new"
-#: Seconds for which a new one that serves may be unready: probes of a busy node fail now and then.
-_ILL_SECONDS = 20.0
-#: Seconds between two looks at pods.
-_LOOK_EVERY = 1.0
-
-
-class Worse(ClusterError):
-    """The new one is not fit to serve: the old one has to."""
-
-
-@dataclass
-class Progress:
-    """How far a step is.
-
-    :ivar done: whether it is.
-    :ivar waited: seconds waited for the new one in this step.
-    :ivar held: seconds for which the new one has been well without a break since it got requests.
-    :ivar ill: seconds for which it has not been ready since.
-    :ivar restarts: of the new one's containers when it got them; None before.
-    :ivar tried: pods that have given a completion.
-    :ivar begin: what old, new and pickers had counted when the new one got requests, where it is judged by that.
-    :ivar holds: how often it has been judged.
-    :ivar said: what came of it the last time.
-    :ivar drained: seconds for which the end of requests was waited for, of one that was taken over.
-    :ivar pending: what is waited for.
-    """
-
-    done: bool = False
-    waited: float = 0
-    held: float = 0
-    ill: float = 0
-    restarts: int | None = None
-    tried: list[str] = field(default_factory=list)
-    begin: dict[str, Any] | None = None
-    holds: int = 0
-    said: str = ""
-    drained: float = 0
-    pending: list[Pending] = field(default_factory=list)
 
 
 class Rolling:
@@ -101,6 +58,7 @@ class Rolling:
         self._stack, self._namespace, self._model = params["stack"], params["namespace"], params["model"]
         place = self._stack, self._namespace, self._model
         self._adopted = Adopted(cluster, place, params.get("drain") or {})
+        self._sides = Sides(cluster, place, params["old"], params["new"], self._adopted)
         self._servers, self._routing = self._settled(servers), routing
         self._workloads = [item for item in self._servers if _is_server(item)]
         (self._pool,) = [item for item in routing if item["kind"] == "InferencePool"]
@@ -110,6 +68,9 @@ class Rolling:
         self._apart = bool(old) and old["pool"] != self._pool["metadata"]["name"]
         #: What routes some requests to the new one alone; its route is the last.
         self._beside = self._by_revision(routing) if self._apart else testers
+        headers = {beside.TRY_HEADER: params["new"]["revision"]}
+        gateway = {**self._route["spec"]["parentRefs"][0], "headers": headers} if self._apart else None
+        self._proof = Proof(cluster, params, self._sides, gateway, lambda: self._is_there(self._beside[-1]))
         #: What was changed: objects with their diffs, as module apply returns them.
         self.results: list[dict] = []
         self.diffs: list[dict] = []
@@ -122,7 +83,7 @@ class Rolling:
         """Return ``servers`` without what scales them, which comes when they serve: two would write their replicas."""
         old = self._params["old"]
         scaled = any(scaling.is_autoscaler(item) or scaling.start_of(item) is not None for item in servers)
-        live = self._live_of(old) if old and scaled else []
+        live = self._sides.workloads(old) if old and scaled else []
         most = max((workload["spec"].get("replicas", 1) for workload in live), default=0)
         return [scaling.fixed(item, most) for item in servers if not scaling.is_autoscaler(item)]
 
@@ -133,70 +94,20 @@ class Rolling:
 
         :raises ClusterError: when it cannot be beside what was taken over.
         """
-        if self._is_adopted(self._params["old"]):
+        if is_adopted(self._params["old"]):
             self._adopted.refuse([*self._servers, *self._routing, *self._beside])
-        replicas = capacity.pods_of(self._workloads)
-        needed = capacity.devices(replicas)
-        try:
-            nodes = self._cluster.list("v1", "Node")
-            # Leftovers go before the new one comes.
-            leave = any(map(self._is_adopted, self._params["leftovers"]))
-            going = {_place(pod) for pod in (self._adopted.pods() if leave else ())}
-            placed = [
-                pod for pod in self._cluster.list("v1", "Pod") if not self._gives_way(pod) and _place(pod) not in going
-            ]
-        except Forbidden:
-            return {"fits": None, "missing": len(replicas), "needed": needed, "free": {}}
-        first = replicas[0][0]
-        return {
-            "fits": capacity.room(replicas, nodes, placed),
-            "missing": len(replicas),
-            "needed": needed,
-            "free": {resource: capacity.free(resource, first, nodes, placed) for resource in needed},
-        }
-
-    def _gives_way(self, pod: dict) -> bool:
-        """Whether ``pod`` is of the model, and not of the one that serves: it is the new one's, or goes before it."""
-        labels, old = pod["metadata"].get("labels") or {}, self._params["old"]
-        ours = (
-            pod["metadata"].get("namespace") == self._namespace
-            and {
-                STACK_LABEL: self._stack,
-                MODEL_LABEL: self._model,
-            }.items()
-            <= labels.items()
-        )
-        return ours and not (old and self._labels(old).items() <= labels.items())
+        return self._sides.room(self._workloads, self._params["leftovers"])
 
     def ready(self) -> dict[str, int]:
         """Return how many pods of each answer."""
-        counts = {OLD: 0, NEW: 0}
-        old, new = self._params["old"], self._labels(self._params["new"])
-        for pod in self._pods({}):
-            labels = pod["metadata"]["labels"]
-            if not stays_ready(pod):
-                continue
-            if new.items() <= labels.items():
-                counts[NEW] += 1
-            elif old and self._labels(old).items() <= labels.items():
-                counts[OLD] += 1
-        if self._is_adopted(old):
-            counts[OLD] = sum(map(stays_ready, self._adopted.pods()))
-        return counts
+        return self._sides.ready()
 
-    @staticmethod
-    def _is_adopted(side: Mapping[str, Any] | None) -> bool:
-        return bool(side) and side["track"] == ADOPTED_SIDE
+    def pickers(self) -> dict[str, dict]:
+        """Return by pod what the pickers of both have counted."""
+        return self._proof.pickers()
 
-    def _labels(self, side: Mapping[str, Any]) -> dict[str, str]:
-        return {TRACK_LABEL: side["track"], **dict.fromkeys(ENGINE_LABELS, side["engine"])}
-
-    def _of_model(self) -> dict[str, str]:
-        return {STACK_LABEL: self._stack, MODEL_LABEL: self._model}
-
-    def _pods(self, labels: Mapping[str, str]) -> list[dict]:
-        """Return the pods of the model with ``labels``, those that go included."""
-        return self._cluster.list("v1", "Pod", self._namespace, _text({**self._of_model(), **labels}))
+    def _is_there(self, item: dict) -> bool:
+        return bool(self._cluster.get(item["apiVersion"], item["kind"], item["metadata"]["name"], self._namespace))
 
     # --- one step ---------------------------------------------------------------------------
 
@@ -233,15 +144,15 @@ class Rolling:
         if step["new"] is not None and not self._raised(step, progress, deadline):
             return
         if step["attempt"]:
-            self._try(progress)
+            self._proof.try_first(progress)
         if step["testers"]:
             self._apply("gaie", self._beside[-1:])
         if step["serve"] != OLD:
             self._serve(step["serve"])
         if step["judge"]:
-            progress.done = self._proven(step["hold"], progress, deadline)
+            progress.done = self._proof.judged(step["hold"], progress, deadline)
         else:
-            progress.done = not step["hold"] or self._held(step["hold"], progress, deadline)
+            progress.done = not step["hold"] or self._proof.held(step["hold"], progress, deadline)
 
     def _old(self, step: Mapping[str, Any], progress: Progress, deadline: float) -> bool:
         """Let the old one have as many replicas as ``step`` says; return whether that is so."""
@@ -250,7 +161,7 @@ class Rolling:
             if not self._apart:
                 self._remove_beside()
             return self._removed([old], progress, deadline)
-        for workload in self._live_of(old):
+        for workload in self._sides.workloads(old):
             if workload["spec"].get("replicas", 1) != step["old"]:
                 self._cluster.scale(workload, step["old"])
                 self._remember(workload, "changed")
@@ -283,138 +194,6 @@ class Rolling:
         if not _is_server(item) or len(self._workloads) > 1:
             return item
         return {**item, "spec": {**item["spec"], "replicas": count}}
-
-    def _try(self, progress: Progress) -> None:
-        """Let each pod of the new one give a completion, or say which one does not."""
-        if self._apart:
-            self._ask_by_gateway("is ready and does not answer as it should")
-            return
-        for pod in self._serving_pods():
-            name = pod["metadata"]["name"]
-            if name in progress.tried:
-                continue
-            try:
-                trying.ask_pod(self._cluster, self._namespace, pod, self._params["question"])
-            except trying.Failed as error:
-                raise Worse(f"Pod {name} is ready and does not answer as it should: {error}") from error
-            progress.tried.append(name)
-
-    def _held(self, seconds: float, progress: Progress, deadline: float) -> bool:
-        """Watch the new one while it serves; return whether it was well for long enough."""
-        while True:
-            well = self._is_well(progress)
-            left = seconds - progress.held
-            pause = min(_LOOK_EVERY, max(left, 0.1), deadline - time.monotonic())
-            over = well and left <= 0
-            if well and (over or pause <= 0):
-                self._ask_again()
-            if over or pause <= 0:
-                return over
-            time.sleep(pause)
-            progress.held, progress.ill = (progress.held + pause, 0) if well else (0, progress.ill + pause)
-
-    def _ask_by_gateway(self, words: str) -> None:
-        """Let the new one give a completion: prefill and decode pods answer together, by a picker that is new, too.
-
-        :raises Worse: when it does not, with ``words``.
-        """
-        headers = {beside.TRY_HEADER: self._params["new"]["revision"]}
-        gateway = {**self._route["spec"]["parentRefs"][0], "headers": headers}
-        try:
-            trying.ask_gateway(self._cluster, gateway, self._namespace, self._params["question"])
-        except trying.Failed as error:
-            raise Worse(f"The new one {words}: {error}") from error
-
-    def _ask_again(self) -> None:
-        """Let each pod of the new one that serves give one more completion; one of them, behind a pool of its own.
-
-        Counters do not tell of all that fails: an engine counts what it has begun, and a picker what it has sent.
-
-        :raises Worse: when a pod that is ready does not give one.
-        """
-        if self._apart:
-            way = self._beside[-1]
-            # Role gaie removes it when all is done, or when it was run alone in the middle.
-            if self._cluster.get(way["apiVersion"], way["kind"], way["metadata"]["name"], self._namespace):
-                self._ask_by_gateway("serves and does not answer as it should any more")
-            return
-        for pod in self._serving_pods():
-            name = pod["metadata"]["name"]
-            try:
-                trying.ask_pod(self._cluster, self._namespace, pod, self._params["question"])
-            except trying.Failed as error:
-                # One that has gone meanwhile is missed by others.
-                if name in [other["metadata"]["name"] for other in self._serving_pods()]:
-                    raise Worse(f"Pod {name} serves and does not answer as it should any more: {error}") from error
-
-    def _serving_pods(self) -> list[dict]:
-        """Return the pods of the new one that answer requests."""
-        labels = {**self._labels(self._params["new"]), SERVING_LABEL: "true"}
-        return [pod for pod in self._pods(labels) if stays_ready(pod)]
-
-    def _proven(self, seconds: float, progress: Progress, deadline: float) -> bool:
-        """Watch the new one while it serves, and compare it with the old one; return whether it may go on.
-
-        :raises Worse: when it does worse, or too little is known and the model goes back then.
-        """
-        if progress.begin is None:
-            progress.begin = self._counted()
-        while self._held(seconds, progress, deadline):
-            progress.holds += 1
-            follows, progress.said = canary.judged(
-                progress.begin, self._counted(), self._params["settings"], progress.holds
-            )
-            if follows == "on":
-                return True
-            if follows == "back":
-                raise Worse(f"The new one was judged after {progress.holds} holds of {seconds} s. {progress.said}")
-            progress.held = 0
-        return False
-
-    def _counted(self) -> dict[str, Any]:
-        """Return what the pods of old and new, and their pickers, have counted."""
-        old, new, metrics = self._params["old"], self._params["new"], self._params["metrics"]
-        sides = {OLD: old, NEW: {**new, "port": self._params["question"]["port"]}}
-        return {
-            **{
-                name: canary.readings(
-                    self._cluster,
-                    self._pods({**self._labels(side), SERVING_LABEL: "true"}),
-                    side["port"],
-                    metrics.get(name, {}),
-                )
-                for name, side in sides.items()
-                if side
-            },
-            "pickers": self.pickers(),
-        }
-
-    def pickers(self) -> dict[str, dict]:
-        """Return by pod what the pickers of both have counted."""
-        pools = [side["pool"] for side in (self._params["old"], self._params["new"]) if side]
-        return canary.pickers(self._cluster, self._namespace, pools, self._params["metrics"].get("picker", {}))
-
-    def _is_well(self, progress: Progress) -> bool:
-        """Whether the new one is ready.
-
-        :raises Worse: when it is not for too long, or a container of it has restarted since it got requests.
-        """
-        restarts = sum(
-            status.get("restartCount", 0)
-            for pod in self._pods(self._labels(self._params["new"]))
-            for status in (pod.get("status") or {}).get("containerStatuses") or []
-        )
-        if progress.restarts is None:
-            progress.restarts = restarts
-        live = self._live_new()
-        ill = [item for item in live if not judge(item).ready]
-        if restarts <= progress.restarts and progress.ill < (_ILL_SECONDS if ill else float("inf")):
-            return not ill
-        reasons = []
-        for item in ill or live:
-            lines, _final = why_not_ready(self._cluster, item)
-            reasons.append("\n  ".join([f"{name_of(item)}: {judge(item).reason or 'it has restarted'}", *lines]))
-        raise Worse("\n".join(["The new one did not stay well when it got requests:", *reasons]))
 
     # --- who serves -------------------------------------------------------------------------
 
@@ -455,14 +234,16 @@ class Rolling:
         if not step["testers"]:
             return ahead
         *routing, way = self._beside
-        there = self._cluster.get(way["apiVersion"], way["kind"], way["metadata"]["name"], self._namespace)
         # Gateways take a pool when a route leads to it, and refuse what is led to one before.
-        return [*ahead, *(routing if there else self._by_revision(self._beside))]
+        return [*ahead, *(routing if self._is_there(way) else self._by_revision(self._beside))]
 
     def _is_stale(self) -> bool:
         """Whether what is in the place of the new one is something else, as a change that was given up leaves it."""
         revision = self._params["new"]["revision"]
-        return any((item["metadata"].get("annotations") or {}).get(REVISION) != revision for item in self._live_new())
+        return any(
+            (item["metadata"].get("annotations") or {}).get(REVISION) != revision
+            for item in self._sides.workloads(self._params["new"])
+        )
 
     def _end_testing(self) -> None:
         """Send testers where everybody is sent, whoever had let them try something."""
@@ -472,7 +253,7 @@ class Rolling:
     def _remove_beside(self) -> None:
         """Delete what was made beside, and leads nobody to what serves."""
         # What was taken over has routes of its own.
-        route = [self._route] if self._is_adopted(self._params["old"]) else []
+        route = [self._route] if is_adopted(self._params["old"]) else []
         self._remove(reversed(in_order([*self._beside, *route])))
 
     def _remove(self, objects: Iterable[dict]) -> None:
@@ -480,7 +261,7 @@ class Rolling:
         for item in objects:
             live = self._cluster.get(item["apiVersion"], item["kind"], item["metadata"]["name"], self._namespace)
             ours = live and (live["metadata"].get("labels") or {}).get(STACK_LABEL) == self._stack
-            if ours and not is_adopted(live):
+            if ours and not adoption.is_adopted(live):
                 with contextlib.suppress(Conflict):
                     self._cluster.delete(live, dry_run=False)
                     self._remember(live, "removed")
@@ -489,7 +270,7 @@ class Rolling:
         labels = dict(self._pool["spec"]["selector"]["matchLabels"])
         old = self._params["old"]
         if who == OLD:
-            labels.update(self._labels(old))
+            labels.update(labels_of(old))
         elif who == BOTH:
             del labels[TRACK_LABEL]
             if old["engine"] != self._params["new"]["engine"]:
@@ -531,8 +312,8 @@ class Rolling:
         """Delete the workloads of ``sides``; return whether their pods have finished their requests and are gone."""
         sides = list(sides)
         for side in sides:
-            live = self._live_of(side)
-            if live and self._is_adopted(side):
+            live = self._sides.workloads(side)
+            if live and is_adopted(side):
                 progress.drained, busy = self._adopted.finished(progress.drained, deadline)
                 if busy is not None:
                     reason = f"{len(busy)} pods answer requests, or do not say: {', '.join(sorted(busy)[:3])}"
@@ -544,10 +325,10 @@ class Rolling:
                         self._cluster.delete(workload, dry_run=False)
                         self._remember(workload, "removed")
         while True:
-            left = [pod["metadata"]["name"] for side in sides for pod in self._pods_of(side)]
+            left = [pod["metadata"]["name"] for side in sides for pod in self._sides.pods(side)]
             if not left:
                 return True
-            pause = min(_LOOK_EVERY, deadline - time.monotonic())
+            pause = min(LOOK_EVERY, deadline - time.monotonic())
             if pause <= 0:
                 reason = f"{len(left)} pods finish their requests: {', '.join(sorted(left)[:3])}"
                 progress.pending = [Pending(f"Model {self._model}", reason)]
@@ -557,29 +338,6 @@ class Rolling:
     def _remember(self, workload: dict, action: str) -> None:
         self.results.append({"name": name_of(workload), "action": action, "checked": True})
 
-    def _live(self, labels: Mapping[str, str]) -> list[dict]:
-        text = _text({**self._of_model(), **labels})
-        return [
-            item for kind, api in MODEL_SERVERS.items() for item in self._cluster.list(api, kind, self._namespace, text)
-        ]
-
-    def _live_of(self, side: Mapping[str, Any]) -> list[dict]:
-        return self._adopted.servers() if self._is_adopted(side) else self._live(self._labels(side))
-
-    def _pods_of(self, side: Mapping[str, Any]) -> list[dict]:
-        return self._adopted.pods() if self._is_adopted(side) else self._pods(self._labels(side))
-
-    def _live_new(self) -> list[dict]:
-        return self._live(self._labels(self._params["new"]))
-
 
 def _is_server(item: Mapping[str, Any]) -> bool:
     return item["kind"] in MODEL_SERVERS and MODEL_LABEL in (item["metadata"].get("labels") or {})
-
-
-def _place(pod: Mapping[str, Any]) -> tuple[str | None, str]:
-    return pod["metadata"].get("namespace"), pod["metadata"]["name"]
-
-
-def _text(labels: Mapping[str, str]) -> str:
-    return ",".join(f"{key}={value}" for key, value in labels.items())

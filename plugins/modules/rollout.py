@@ -149,7 +149,8 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils import document
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.applyset import set_name
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError, Unreachable
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.lease import RunLease
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.rolling import Progress, Rolling, Worse
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.proving import Progress, Worse
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.rolling import Rolling
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.waiting import Pending
 
 ARGUMENTS = {

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import adopted, rolling, serving
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Conflict
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import stays_ready
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import changes, rollback
 from ansible_collections.llm_d.multi_engine.tests.unit import shipped
 from ansible_collections.llm_d.multi_engine.tests.unit.test_rolling import (
@@ -89,7 +90,7 @@ class Taken(LiveCluster):
         for name in names:
             labels = self.live["InferencePool", name]["spec"]["selector"]["matchLabels"]
             pods = self.list("v1", "Pod", None, text(labels))
-            found += [pod["metadata"]["name"] for pod in pods if rolling.stays_ready(pod)]
+            found += [pod["metadata"]["name"] for pod in pods if stays_ready(pod)]
         return found
 
 

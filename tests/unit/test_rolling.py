@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from types import SimpleNamespace
@@ -13,7 +14,14 @@ from typing import Any
 
 import pytest
 from ansible_collections.llm_d.multi_engine.plugins.action.rollout import ActionModule
-from ansible_collections.llm_d.multi_engine.plugins.module_utils import applying, rolling, serving, trying
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import (
+    applying,
+    canary,
+    proving,
+    rolling,
+    serving,
+    trying,
+)
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import ClusterError
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import with_digest
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import MODEL_SERVERS
@@ -221,10 +229,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         for pod in cluster.list("v1", "Pod", None, text(labels)):
             ask(cluster, "", pod, {})
 
-    monkeypatch.setattr(rolling.trying, "ask_pod", ask)
-    monkeypatch.setattr(rolling.trying, "ask_gateway", ask_gateway)
-    monkeypatch.setattr(rolling.time, "sleep", lambda _seconds: None)
-    monkeypatch.setattr(rolling, "why_not_ready", lambda *_arguments: (["no reason"], False))
+    monkeypatch.setattr(trying, "ask_pod", ask)
+    monkeypatch.setattr(trying, "ask_gateway", ask_gateway)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(proving, "why_not_ready", lambda *_arguments: (["no reason"], False))
     # Threads are slower than a dictionary.
     monkeypatch.setattr(applying, "ThreadPoolExecutor", AtOnce)
     # Nobody else is there.
@@ -446,9 +454,9 @@ def test_one_that_answers_no_more_when_it_serves_leaves_the_old_one(
             raise trying.Failed("answered 500")
         asked.add(name)
 
-    monkeypatch.setattr(rolling.trying, "ask_pod", gives_one)
-    monkeypatch.setattr(rolling.trying, "ask_gateway", gives_one)
-    monkeypatch.setattr(rolling.canary, "page", lambda *_arguments: None)
+    monkeypatch.setattr(trying, "ask_pod", gives_one)
+    monkeypatch.setattr(trying, "ask_gateway", gives_one)
+    monkeypatch.setattr(canary, "page", lambda *_arguments: None)
     result = change(cluster, stack(engine="vllm", rollout={"strategy": strategy, "hold_seconds": 5}, **more))
     assert result is not None
     assert result["failed"]
