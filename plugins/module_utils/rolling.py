@@ -136,10 +136,12 @@ class Rolling:
         if step["old"] is not None and not self._old(step, progress, deadline):
             return
         if step["new"] == 0:
-            # Whoever waits to be told why need not wait for its end, too.
-            self._removed([self._params["new"]], progress, 0)
-            self._remove_beside()
-            progress.pending, progress.done = [], True
+            # Whoever waits to be told why need not wait for its end, too, unless its picker goes with it: others may
+            # wait for their answers.
+            gone = self._removed([self._params["new"]], progress, deadline if self._beside else 0)
+            if gone or not self._beside:
+                self._remove_beside()
+                progress.pending, progress.done = [], True
             return
         if step["new"] is not None and not self._raised(step, progress, deadline):
             return
@@ -158,9 +160,10 @@ class Rolling:
         """Let the old one have as many replicas as ``step`` says; return whether that is so."""
         old = self._params["old"]
         if step["old"] == 0:
-            if not self._apart:
+            gone = self._removed([old], progress, deadline)
+            if gone and not self._apart:
                 self._remove_beside()
-            return self._removed([old], progress, deadline)
+            return gone
         for workload in self._sides.workloads(old):
             if workload["spec"].get("replicas", 1) != step["old"]:
                 self._cluster.scale(workload, step["old"])
