@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from ansible import constants
+from ansible.module_utils.basic import AnsibleModule
 from ansible.plugins.action import ActionBase
 
 from .plain import to_plain
@@ -37,13 +38,18 @@ class ModuleAction(ActionBase):
     def call(
         self, module: ModuleType, arguments: Mapping[str, Any], task_vars: dict[str, Any] | None
     ) -> dict[str, Any]:
-        """Return the result of a module."""
+        """Return the result of a module, after its warnings were shown: a plugin that calls several would keep the first."""
         name = f"{COLLECTION}.{module.__name__.rpartition('.')[2]}"
         arguments = to_plain(arguments)
-        if not self._is_here(task_vars or {}):
-            return self._execute_module(module_name=name, module_args=arguments, task_vars=task_vars)
-        self._update_module_args(name, arguments, task_vars or {})
-        return forked(name, module.main, arguments)
+        if self._is_here(task_vars or {}):
+            self._update_module_args(name, arguments, task_vars or {})
+            result = forked(name, module.main, arguments)
+        else:
+            result = self._execute_module(module_name=name, module_args=arguments, task_vars=task_vars)
+        for warning in result.pop("warnings", []):
+            # Newer ansible-cores have more than a text.
+            self._display.warning(str(getattr(getattr(warning, "event", None), "msg", warning)))
+        return result
 
     def _is_here(self, task_vars: Mapping[str, Any]) -> bool:
         """Whether the module would be run by this very program, and as it is."""
@@ -63,6 +69,7 @@ def forked(name: str, main: Callable[[], None], arguments: dict[str, Any]) -> di
     """Return the result of a module's ``main``, run in a process of its own.
 
     :param arguments: with those that Ansible adds.
+    :returns: with ``warnings``, a list of texts.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -79,8 +86,11 @@ def forked(name: str, main: Callable[[], None], arguments: dict[str, Any]) -> di
         raise
     finally:
         _pid, status = os.waitpid(child, 0)
+    answer, _newline, warnings = text.rstrip("\n").rpartition("\n")
     try:
-        return json.loads(text)
+        result = json.loads(answer)
+        result["warnings"] = [*result.get("warnings", []), *json.loads(warnings)]
+        return result
     except ValueError:
         how = f"exit status {os.waitstatus_to_exitcode(status)}"
         return {"failed": True, "msg": f"Module {name} ended without a result ({how}).", "exception": text}
@@ -95,6 +105,9 @@ def _be_module(name: str, main: Callable[[], None], arguments: str, writing: int
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.argv = [name]
         sys.stdin = io.TextIOWrapper(io.BytesIO(arguments.encode()), encoding="utf-8")
+        # Where a task is run, ansible-core shows warnings itself, and from here nobody would see them.
+        warnings: list[str] = []
+        AnsibleModule.warn = lambda _module, warning, **_more: warnings.append(warning)
         with open(writing, "w", encoding="utf-8", errors="surrogateescape") as sys.stdout:
             try:
                 main()
@@ -103,6 +116,7 @@ def _be_module(name: str, main: Callable[[], None], arguments: str, writing: int
                 status = end.code if isinstance(end.code, int) else 1
             except BaseException:  # noqa: BLE001 - an interpreter would show it, whatever it is
                 print(traceback.format_exc())
+            print(json.dumps(warnings))
     finally:
         # Nothing of the process that was forked is to run twice.
         os._exit(status)

@@ -18,6 +18,7 @@ from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import here
 
 def echo() -> None:
     module = AnsibleModule({"text": {"type": "str"}, "fail": {"type": "bool"}}, supports_check_mode=True)
+    module.warn("of no use to anybody " * 5)
     answer = {"text": module.params["text"], "check": module.check_mode, "process": os.getpid()}
     if module.params["fail"]:
         module.fail_json(msg="no", **answer)
@@ -37,6 +38,7 @@ def test_a_module_gets_its_arguments_and_gives_its_result() -> None:
     result = here.forked("echo", echo, {"text": text, "_ansible_check_mode": True})
     assert (result["text"], result["check"]) == (text, True)
     assert result["process"] != os.getpid()
+    assert result["warnings"] == ["of no use to anybody " * 5]
     failed = here.forked("echo", echo, {"text": "x", "fail": True})
     assert (failed["failed"], failed["msg"], failed["check"]) == (True, "no", False)
 
@@ -88,19 +90,25 @@ class Action(here.ModuleAction):
 
 
 def called(monkeypatch: pytest.MonkeyPatch, interpreter: str | None, **changed: Any) -> str:
-    """Return which way a module took."""
+    """Return which way a module took; either way its warnings have to be shown."""
+    shown: list[str] = []
     facts = {**HERE, **changed}
     action = Action.__new__(Action)
     action._task = SimpleNamespace(delegate_to=facts["delegate_to"], environment=facts["environment"])
     action._connection = SimpleNamespace(transport=facts["transport"], become=facts["become"])
     action._templar = SimpleNamespace(template=lambda value: value)
     action._update_module_args = lambda *_arguments: None
-    monkeypatch.setattr(action, "_execute_module", lambda **given: {"way": "sent", **given}, raising=False)
-    monkeypatch.setattr(here, "forked", lambda name, _main, arguments: {"way": "forked", "name": name, **arguments})
+    action._display = SimpleNamespace(warning=shown.append)
+    # As newer ansible-cores have one.
+    later = SimpleNamespace(event=SimpleNamespace(msg="two"))
+    sent, forked = {"way": "sent", "warnings": ["one", later]}, {"way": "forked", "warnings": ["one", "two"]}
+    monkeypatch.setattr(action, "_execute_module", lambda **given: {**sent, **given}, raising=False)
+    monkeypatch.setattr(here, "forked", lambda name, _main, arguments: {**forked, "name": name, **arguments})
     module = ModuleType("somewhere.plugins.modules.apply")
     module.main = None
     result = action.call(module, {"stack": "x"}, {"ansible_python_interpreter": interpreter})
     assert "llm_d.multi_engine.apply" in json.dumps(result)
+    assert shown == ["one", "two"]
     return result["way"]
 
 
