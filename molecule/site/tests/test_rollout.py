@@ -102,7 +102,7 @@ def test_another_engine_and_other_arguments_and_back(ansible, kube, traffic, tmp
         ansible("stand-ins", "rollback", options="--check", **back).ok(changed=True)
         assert serving(kube) == AFTER
         ansible("stand-ins", "rollback", rollout_report_dir=str(tmp_path), **back).ok(changed=True)
-        (timeline,) = tmp_path.glob("stand-ins-*.html")
+        (timeline,) = tmp_path.glob("birds-*.html")
         assert "robin" in timeline.read_text()
         assert serving(kube) == {**AFTER, "robin": BEFORE["robin"]}
         after = ansible("stand-ins", "status", llm_d_models=wanted)
