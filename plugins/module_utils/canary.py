@@ -91,7 +91,7 @@ def judged(
 ) -> tuple[str, str]:
     """Return what follows from a hold (``on``, ``hold`` or ``back``), and why.
 
-    :param begin: of the hold: ``old``, ``new`` and ``pickers``, readings by pod.
+    :param begin: of the hold: ``old``, ``new``, ``pickers`` and ``testers`` (their pickers), readings by pod.
     :param settings: the model's ``rollout``.
     :param holds: how many holds this step had.
     """
@@ -121,5 +121,6 @@ def _scrape(scraped: Mapping[str, Any], begin: Mapping[str, Any]) -> dict[str, A
     return {
         "old": {name: pod for name, pod in scraped["old"].items() if name in begin["old"]},
         "new": scraped["new"],
+        "testers": scraped.get("testers") or {},
         "picker": scraped["pickers"][known[0]] if known else None,
     }

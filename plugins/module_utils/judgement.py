@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import prometheus
@@ -108,7 +108,8 @@ def judge(begin: Scrape, end: Scrape, limits: Limits, query: tuple[float, float]
 
     :param query: what the user's query gave at the end of the hold, and its limit.
     """
-    old, new = _track(begin, end, "old"), _track(begin, end, "new")
+    old = _track(begin, end, "old")
+    new = _without(_track(begin, end, "new"), _track(begin, end, "testers"))
     picker = _grown(begin.get("picker") or {}, end.get("picker") or {})
     figures = {"old": old.figures(), "new": new.figures(), "picker": picker.figures()}
     if query:
@@ -246,6 +247,22 @@ def _track(begin: Scrape, end: Scrape, track: str) -> _Grown:
         counts_errors=any(grown.counts_errors for grown in pods.values()),
         restarted=tuple(sorted(restarted)),
     )
+
+
+def _without(new: _Grown, testers: _Grown) -> _Grown:
+    """Return what the new one counted of others than testers, who ask for what they like.
+
+    Their picker measures a little more than the engine does, and counts a request when it comes.
+    """
+    if not testers.requests:
+        return new
+    latency = new.latency
+    if latency and testers.latency:
+        # Two programs have not the same bounds: what is left is a mean.
+        left = {name: latency[name] - testers.latency[name] for name in ("sum", "count")}
+        latency = {**left, "buckets": {}} if min(left.values()) > 0 else None
+    requests, errors = max(0.0, new.requests - testers.requests), max(0.0, new.errors - testers.errors)
+    return replace(new, requests=requests, errors=errors, latency=latency)
 
 
 def _grown(before: Reading, after: Reading) -> _Grown:

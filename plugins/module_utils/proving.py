@@ -65,6 +65,7 @@ class Proof:
     :param gateway: for one behind a pool of its own, ``name``, ``namespace`` and the ``headers`` that lead to it there;
         None where its pods are asked one by one.
     :param is_led_to: whether these headers still lead there.
+    :param testers: pool of those who try the new one while others are led to both; empty where nobody does.
     """
 
     def __init__(
@@ -74,9 +75,10 @@ class Proof:
         sides: Sides,
         gateway: Mapping[str, Any] | None,
         is_led_to: Callable[[], bool],
+        testers: str,
     ) -> None:
         self._cluster, self._params, self._sides = cluster, params, sides
-        self._gateway, self._is_led_to = gateway, is_led_to
+        self._gateway, self._is_led_to, self._testers = gateway, is_led_to, testers
 
     def try_first(self, progress: Progress) -> None:
         """Let each pod of the new one give a completion before others ask it.
@@ -134,7 +136,9 @@ class Proof:
 
     def pickers(self) -> dict[str, dict]:
         """Return by pod what the pickers of both have counted."""
-        pools = [side["pool"] for side in (self._sides.old, self._sides.new) if side]
+        return self._pickers(*(side["pool"] for side in (self._sides.old, self._sides.new) if side))
+
+    def _pickers(self, *pools: str) -> dict[str, dict]:
         metrics = self._params["metrics"].get("picker", {})
         return canary.pickers(self._cluster, self._params["namespace"], pools, metrics)
 
@@ -177,7 +181,7 @@ class Proof:
         return list(filter(stays_ready, self._sides.serving(self._sides.new)))
 
     def _counted(self) -> dict[str, Any]:
-        """Return what the pods of old and new, and their pickers, have counted."""
+        """Return what the pods of old and new, and their pickers and that of testers, have counted."""
         sides = {"old": self._sides.old, "new": {**self._sides.new, "port": self._params["question"]["port"]}}
         metrics = self._params["metrics"]
         counted = {
@@ -185,7 +189,8 @@ class Proof:
             for name, side in sides.items()
             if side
         }
-        return {**counted, "pickers": self.pickers()}
+        testers = self._pickers(self._testers) if self._testers else {}
+        return {**counted, "pickers": self.pickers(), "testers": testers}
 
     def _is_well(self, progress: Progress) -> bool:
         """Whether the new one is ready.

@@ -70,7 +70,10 @@ class Rolling:
         self._beside = self._by_revision(routing) if self._apart else testers
         headers = {beside.TRY_HEADER: params["new"]["revision"]}
         gateway = {**self._route["spec"]["parentRefs"][0], "headers": headers} if self._apart else None
-        self._proof = Proof(cluster, params, self._sides, gateway, lambda: self._is_there(self._beside[-1]))
+        pools = [item["metadata"]["name"] for item in testers if item["kind"] == "InferencePool"]
+        self._proof = Proof(
+            cluster, params, self._sides, gateway, lambda: self._is_there(self._beside[-1]), "".join(pools)
+        )
         #: What was changed: objects with their diffs, as module apply returns them.
         self.results: list[dict] = []
         self.diffs: list[dict] = []

@@ -66,7 +66,8 @@ class Traffic:
         kind = next(kind for kind in ("epp", "sglang", "vllm") if f"-{kind}-" in name)
         self.ports.setdefault(kind, set()).add((port, path))
         self.looks[name] += 1
-        count = self.requests * self.looks[name]
+        # Testers, who have a picker of their own, ask little.
+        count = (5 if "-canary-epp-" in name else self.requests) * self.looks[name]
         errors = count * self.errors // 100 if kind == "vllm" else 0
         seconds = count * (self.seconds if kind == "vllm" else 0.1)
         return PAGES[kind].format(requests=count, errors=errors, done=count - errors, seconds=seconds)

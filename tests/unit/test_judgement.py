@@ -128,6 +128,26 @@ def test_only_the_hold_counts() -> None:
     assert verdict.figures["old"] == verdict.figures["new"] == wanted
 
 
+@pytest.mark.parametrize(
+    ("testers", "outcome", "words"),
+    [
+        # 20 long streams of theirs, and 60 requests as fast as ever.
+        (pod(20, 15.1), "same", "60 requests, 0 without their answer; mean latency 100 ms"),
+        # Their picker does not know them.
+        (pod(0), "worse", "80 requests, 0 without their answer; mean latency 3850 ms"),
+        # Nearly all of it was theirs.
+        (pod(70, 4.3), "unknown", "finished 10 requests"),
+        (pod(90, 3.4), "unknown", "finished 0 requests"),
+    ],
+)
+def test_what_testers_ask_for_is_no_sign(testers: dict, outcome: str, words: str) -> None:
+    both = pod(80, (60 * 0.1 + 20 * 15.1) / 80)
+    begin, end = hold(pod(100), both)
+    verdict = judge({**begin, "testers": {"t": NOTHING}}, {**end, "testers": {"t": testers}}, LIMITS)
+    assert verdict.outcome == outcome, verdict.words
+    assert words in verdict.words
+
+
 def test_pods_come_and_go() -> None:
     begin = {"old": {"a": pod(700), "gone": pod(900)}, "new": {}, "picker": None}
     end = {"old": {"a": pod(800)}, "new": {"b": pod(40), "c": pod(60)}, "picker": None}

@@ -304,9 +304,11 @@ def test_testers_reach_the_new_one_alone_until_only_it_serves(pages: test_canary
     ]
     assert nothing_left(cluster)
     assert cluster.least == 2
-    # It is judged by what others send: nobody reads their picker.
-    assert not [name for name in pages.looks if name.startswith("qwen-canary-epp")]
-    assert [name for name in pages.looks if name.startswith("qwen-epp")]
+    # It is judged by what others send.
+    assert {name.partition("-epp")[0] for name in pages.looks if "-epp-" in name} == {"qwen", "qwen-canary"}
+    assert all("same: 95 request" in note or "same: 195 request" in note for note in result["notes"][:2]), result[
+        "notes"
+    ]
 
 
 @pytest.mark.parametrize("wanted_by_now", ["it", "the old one", "another one", "it without testers"])
