@@ -191,7 +191,7 @@ def _rule(
 def _by_latency(old: _Grown, new: _Grown, limits: Limits) -> tuple[str, str]:
     done = f"{new.requests:.0f} requests, {new.errors:.0f} without their answer"
     if not (old.latency and new.latency and min(old.latency["count"], new.latency["count"]) >= limits.min_requests):
-        return SAME, f"{done}; latency was not compared, for too few of the old one are known"
+        return SAME, f"{done}; latency was not compared, for too little is known of one of them without testers"
     kind, before, after = _latencies(old.latency, new.latency)
     words = f"{done}; {kind} {1000 * after:.0f} ms, {1000 * before:.0f} ms on the old one"
     if after > before * limits.max_latency_ratio:
@@ -252,17 +252,12 @@ def _track(begin: Scrape, end: Scrape, track: str) -> _Grown:
 def _without(new: _Grown, testers: _Grown) -> _Grown:
     """Return what the new one counted of others than testers, who ask for what they like.
 
-    Their picker measures a little more than the engine does, and counts a request when it comes.
+    How long theirs took cannot be taken off: not every picker measures a stream to its end, as engines do.
     """
     if not testers.requests:
         return new
-    latency = new.latency
-    if latency and testers.latency:
-        # Two programs have not the same bounds: what is left is a mean.
-        left = {name: latency[name] - testers.latency[name] for name in ("sum", "count")}
-        latency = {**left, "buckets": {}} if min(left.values()) > 0 else None
     requests, errors = max(0.0, new.requests - testers.requests), max(0.0, new.errors - testers.errors)
-    return replace(new, requests=requests, errors=errors, latency=latency)
+    return replace(new, requests=requests, errors=errors, latency=None)
 
 
 def _grown(before: Reading, after: Reading) -> _Grown:

@@ -115,17 +115,18 @@ class Proof:
             time.sleep(pause)
             progress.held, progress.ill = (progress.held + pause, 0) if well else (0, progress.ill + pause)
 
-    def judged(self, seconds: float, progress: Progress, deadline: float) -> bool:
+    def judged(self, seconds: float, progress: Progress, deadline: float, tested: bool) -> bool:
         """Watch the new one while it serves, and compare it with the old one; return whether it may go on.
 
+        :param tested: whether testers are led to it meanwhile.
         :raises Worse: when it does worse, or too little is known and the model goes back then.
         """
         if progress.begin is None:
-            progress.begin = self._counted()
+            progress.begin = self._counted(tested)
         while self.held(seconds, progress, deadline):
             progress.holds += 1
             follows, progress.said = canary.judged(
-                progress.begin, self._counted(), self._params["settings"], progress.holds
+                progress.begin, self._counted(tested), self._params["settings"], progress.holds
             )
             if follows == "on":
                 return True
@@ -180,7 +181,7 @@ class Proof:
         """Return the pods of the new one that answer requests."""
         return list(filter(stays_ready, self._sides.serving(self._sides.new)))
 
-    def _counted(self) -> dict[str, Any]:
+    def _counted(self, tested: bool) -> dict[str, Any]:
         """Return what the pods of old and new, and their pickers and that of testers, have counted."""
         sides = {"old": self._sides.old, "new": {**self._sides.new, "port": self._params["question"]["port"]}}
         metrics = self._params["metrics"]
@@ -189,7 +190,7 @@ class Proof:
             for name, side in sides.items()
             if side
         }
-        testers = self._pickers(self._testers) if self._testers else {}
+        testers = self._pickers(self._testers) if tested and self._testers else {}
         return {**counted, "pickers": self.pickers(), "testers": testers}
 
     def _is_well(self, progress: Progress) -> bool:

@@ -155,7 +155,7 @@ class Rolling:
         if step["serve"] != OLD:
             self._serve(step["serve"])
         if step["judge"]:
-            progress.done = self._proof.judged(step["hold"], progress, deadline)
+            progress.done = self._proof.judged(step["hold"], progress, deadline, step["testers"])
         else:
             progress.done = not step["hold"] or self._proof.held(step["hold"], progress, deadline)
 
