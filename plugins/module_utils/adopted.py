@@ -21,7 +21,6 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.adoption import
     Taken,
     backends,
     is_adopted,
-    labels_of,
     rules_of,
     selector_of,
     selects,
@@ -41,6 +40,8 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     MODEL_LABEL,
     MODEL_SERVERS,
     STACK_LABEL,
+    labels_of,
+    selecting,
 )
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import stays_ready
 
@@ -87,7 +88,7 @@ class Adopted:
         return [pod for pool in self._list(POOL) for pod in self._behind(pool)]
 
     def _behind(self, pool: Mapping[str, Any]) -> list[dict]:
-        text = ",".join(f"{key}={value}" for key, value in selector_of(pool).items())
+        text = selecting(selector_of(pool))
         # Pods of stacks say so.
         return [
             pod for pod in self._cluster.list("v1", "Pod", self._namespace, text) if STACK_LABEL not in labels_of(pod)

@@ -26,6 +26,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     MODEL_SERVERS,
     ROLE_LABEL,
     STACK_LABEL,
+    labels_of,
 )
 
 POOL, ROUTE = "InferencePool", "HTTPRoute"
@@ -230,11 +231,6 @@ def records(cluster: Cluster, namespace: str, release: str) -> list[dict]:
 def _marks(item: dict) -> dict:
     """Return what is changed of an object: nothing else of it, which may be secret."""
     return {"metadata": {"labels": labels_of(item)}}
-
-
-def labels_of(item: dict) -> dict[str, str]:
-    """Return the labels of an object."""
-    return item["metadata"].get("labels") or {}
 
 
 def annotations_of(item: dict) -> dict[str, str]:

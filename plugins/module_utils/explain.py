@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import events as told
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import PROGRESS
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import PROGRESS, labels_of, selecting
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import Trouble, troubles, unscheduled
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.scheduling import quantity, verdict
 
@@ -61,7 +61,7 @@ def pods_of(workload: dict, replica_sets: list[dict], pods: list[dict]) -> list[
     kind, name = workload["kind"], workload["metadata"]["name"]
     there = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
     if kind == "LeaderWorkerSet":
-        owned = [pod for pod in there if _labels(pod).get(GROUP_NAME) == name]
+        owned = [pod for pod in there if labels_of(pod).get(GROUP_NAME) == name]
     else:
         owners = {name}
         if kind == "Deployment":
@@ -74,9 +74,9 @@ def _of_newest_revision(workload: dict, pods: list[dict]) -> list[dict]:
     label = _REVISIONS[workload["kind"]]
     newest = (workload.get("status") or {}).get("updateRevision")
     if not newest and pods:
-        newest = _labels(max(pods, key=lambda pod: pod["metadata"].get("creationTimestamp") or "")).get(label)
+        newest = labels_of(max(pods, key=lambda pod: pod["metadata"].get("creationTimestamp") or "")).get(label)
     # A StatefulSet in order waits for an old pod before it makes a new one.
-    return [pod for pod in pods if _labels(pod).get(label) == newest] or pods
+    return [pod for pod in pods if labels_of(pod).get(label) == newest] or pods
 
 
 def explain(
@@ -327,7 +327,7 @@ def selector_of(workload: dict) -> dict:
 
 
 def _selector(workload: dict) -> str:
-    return ",".join(f"{key}={value}" for key, value in selector_of(workload).items())
+    return selecting(selector_of(workload))
 
 
 def _observed(workload: dict) -> bool:
@@ -347,10 +347,6 @@ def _newest(deployment: dict, replica_sets: Iterable[dict]) -> list[dict]:
 def _revision(item: dict) -> str | None:
     """Return which rollout a Deployment or ReplicaSet is of."""
     return (item["metadata"].get("annotations") or {}).get("deployment.kubernetes.io/revision")
-
-
-def _labels(item: dict) -> dict:
-    return item["metadata"].get("labels") or {}
 
 
 def _owners(pod: dict) -> set[str]:

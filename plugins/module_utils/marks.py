@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 #: Value of the label app.kubernetes.io/managed-by.
 MANAGED_BY = "llm_d.multi_engine"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
@@ -51,4 +54,19 @@ PROGRESS = "multi-engine.llm-d.ai/progress"
 def selector(stack: str, role: str | None = None) -> str:
     """Return the label selector of what a stack, or one role of it, has made."""
     labels = {MANAGED_BY_LABEL: MANAGED_BY, STACK_LABEL: stack, **({ROLE_LABEL: role} if role else {})}
+    return selecting(labels)
+
+
+def selecting(labels: Mapping[str, str]) -> str:
+    """Return the label selector of what has ``labels``."""
     return ",".join(f"{key}={value}" for key, value in labels.items())
+
+
+def labels_of(item: Mapping[str, Any]) -> dict[str, str]:
+    """Return the labels of an object."""
+    return item["metadata"].get("labels") or {}
+
+
+def is_server(item: Mapping[str, Any]) -> bool:
+    """Whether an object is a workload of a model."""
+    return item["kind"] in MODEL_SERVERS and MODEL_LABEL in labels_of(item)

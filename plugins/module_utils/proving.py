@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +65,6 @@ class Proof:
     :param gateway: for one behind a pool of its own, ``name``, ``namespace`` and the ``headers`` that lead to it there;
         None where its pods are asked one by one.
     :param is_led_to: whether these headers still lead there.
-    :param testers: pool of those who try the new one while others are led to both; empty where nobody does.
     """
 
     def __init__(
@@ -75,10 +74,9 @@ class Proof:
         sides: Sides,
         gateway: Mapping[str, Any] | None,
         is_led_to: Callable[[], bool],
-        testers: str,
     ) -> None:
         self._cluster, self._params, self._sides = cluster, params, sides
-        self._gateway, self._is_led_to, self._testers = gateway, is_led_to, testers
+        self._gateway, self._is_led_to = gateway, is_led_to
 
     def try_first(self, progress: Progress) -> None:
         """Let each pod of the new one give a completion before others ask it.
@@ -115,18 +113,18 @@ class Proof:
             time.sleep(pause)
             progress.held, progress.ill = (progress.held + pause, 0) if well else (0, progress.ill + pause)
 
-    def judged(self, seconds: float, progress: Progress, deadline: float, tested: bool) -> bool:
+    def judged(self, seconds: float, progress: Progress, deadline: float, testers: Sequence[str]) -> bool:
         """Watch the new one while it serves, and compare it with the old one; return whether it may go on.
 
-        :param tested: whether testers are led to it meanwhile.
+        :param testers: pools by which testers are led to it meanwhile.
         :raises Worse: when it does worse, or too little is known and the model goes back then.
         """
         if progress.begin is None:
-            progress.begin = self._counted(tested)
+            progress.begin = self._counted(testers)
         while self.held(seconds, progress, deadline):
             progress.holds += 1
             follows, progress.said = canary.judged(
-                progress.begin, self._counted(tested), self._params["settings"], progress.holds
+                progress.begin, self._counted(testers), self._params["settings"], progress.holds
             )
             if follows == "on":
                 return True
@@ -181,7 +179,7 @@ class Proof:
         """Return the pods of the new one that answer requests."""
         return list(filter(stays_ready, self._sides.serving(self._sides.new)))
 
-    def _counted(self, tested: bool) -> dict[str, Any]:
+    def _counted(self, testers: Sequence[str]) -> dict[str, Any]:
         """Return what the pods of old and new, and their pickers and that of testers, have counted."""
         sides = {"old": self._sides.old, "new": {**self._sides.new, "port": self._params["question"]["port"]}}
         metrics = self._params["metrics"]
@@ -190,8 +188,7 @@ class Proof:
             for name, side in sides.items()
             if side
         }
-        testers = self._pickers(self._testers) if tested and self._testers else {}
-        return {**counted, "pickers": self.pickers(), "testers": testers}
+        return {**counted, "pickers": self.pickers(), "testers": self._pickers(*testers)}
 
     def _is_well(self, progress: Progress) -> bool:
         """Whether the new one is ready.

@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.llm_d.multi_engine.plugins.module_utils import adoption, beside, scaling
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import beside, scaling
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.adopted import Adopted, difference
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.adoption import is_adopted
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.applying import Apply
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import (
     Cluster,
@@ -26,15 +27,15 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import awaited_first, in_order, name_of
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     ENGINE_LABELS,
-    MODEL_LABEL,
-    MODEL_SERVERS,
     REVISION,
     STACK_LABEL,
     TRACK_LABEL,
+    is_server,
+    labels_of,
 )
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.proving import LOOK_EVERY, Progress, Proof, Worse
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.serving import backend_of
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.sides import Sides, is_adopted, labels_of
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.sides import Sides, pod_labels, was_taken_over
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.waiting import Pending, wait
 
 #: As in role model_service: weights are there before an engine starts.
@@ -60,7 +61,7 @@ class Rolling:
         self._adopted = Adopted(cluster, place, params.get("drain") or {})
         self._sides = Sides(cluster, place, params["old"], params["new"], self._adopted)
         self._servers, self._routing = self._settled(servers), routing
-        self._workloads = [item for item in self._servers if _is_server(item)]
+        self._workloads = [item for item in self._servers if is_server(item)]
         (self._pool,) = [item for item in routing if item["kind"] == "InferencePool"]
         (self._route,) = [item for item in routing if item["kind"] == "HTTPRoute"]
         old = params["old"]
@@ -70,10 +71,7 @@ class Rolling:
         self._beside = self._by_revision(routing) if self._apart else testers
         headers = {beside.TRY_HEADER: params["new"]["revision"]}
         gateway = {**self._route["spec"]["parentRefs"][0], "headers": headers} if self._apart else None
-        pools = [item["metadata"]["name"] for item in testers if item["kind"] == "InferencePool"]
-        self._proof = Proof(
-            cluster, params, self._sides, gateway, lambda: self._is_there(self._beside[-1]), "".join(pools)
-        )
+        self._proof = Proof(cluster, params, self._sides, gateway, lambda: self._is_there(self._beside[-1]))
         #: What was changed: objects with their diffs, as module apply returns them.
         self.results: list[dict] = []
         self.diffs: list[dict] = []
@@ -97,7 +95,7 @@ class Rolling:
 
         :raises ClusterError: when it cannot be beside what was taken over.
         """
-        if is_adopted(self._params["old"]):
+        if was_taken_over(self._params["old"]):
             self._adopted.refuse([*self._servers, *self._routing, *self._beside])
         return self._sides.room(self._workloads, self._params["leftovers"])
 
@@ -155,7 +153,9 @@ class Rolling:
         if step["serve"] != OLD:
             self._serve(step["serve"])
         if step["judge"]:
-            progress.done = self._proof.judged(step["hold"], progress, deadline, step["testers"])
+            pools = [item["metadata"]["name"] for item in self._beside if item["kind"] == "InferencePool"]
+            testers = pools if step["testers"] else []
+            progress.done = self._proof.judged(step["hold"], progress, deadline, testers)
         else:
             progress.done = not step["hold"] or self._proof.held(step["hold"], progress, deadline)
 
@@ -197,7 +197,7 @@ class Rolling:
 
     def _with_replicas(self, item: dict, count: int) -> dict:
         # Roles of their own, prefill and decode, come all at once.
-        if not _is_server(item) or len(self._workloads) > 1:
+        if not is_server(item) or len(self._workloads) > 1:
             return item
         return {**item, "spec": {**item["spec"], "replicas": count}}
 
@@ -259,15 +259,15 @@ class Rolling:
     def _remove_beside(self) -> None:
         """Delete what was made beside, and leads nobody to what serves."""
         # What was taken over has routes of its own.
-        route = [self._route] if is_adopted(self._params["old"]) else []
+        route = [self._route] if was_taken_over(self._params["old"]) else []
         self._remove(reversed(in_order([*self._beside, *route])))
 
     def _remove(self, objects: Iterable[dict]) -> None:
         """Delete ``objects`` of the stack, where they are there."""
         for item in objects:
             live = self._cluster.get(item["apiVersion"], item["kind"], item["metadata"]["name"], self._namespace)
-            ours = live and (live["metadata"].get("labels") or {}).get(STACK_LABEL) == self._stack
-            if ours and not adoption.is_adopted(live):
+            ours = live and labels_of(live).get(STACK_LABEL) == self._stack
+            if ours and not is_adopted(live):
                 with contextlib.suppress(Conflict):
                     self._cluster.delete(live, dry_run=False)
                     self._remember(live, "removed")
@@ -276,7 +276,7 @@ class Rolling:
         labels = dict(self._pool["spec"]["selector"]["matchLabels"])
         old = self._params["old"]
         if who == OLD:
-            labels.update(labels_of(old))
+            labels.update(pod_labels(old))
         elif who == BOTH:
             del labels[TRACK_LABEL]
             if old["engine"] != self._params["new"]["engine"]:
@@ -319,7 +319,7 @@ class Rolling:
         sides = list(sides)
         for side in sides:
             live = self._sides.workloads(side)
-            if live and is_adopted(side):
+            if live and was_taken_over(side):
                 progress.drained, busy = self._adopted.finished(progress.drained, deadline)
                 if busy is not None:
                     reason = f"{len(busy)} pods answer requests, or do not say: {', '.join(sorted(busy)[:3])}"
@@ -343,7 +343,3 @@ class Rolling:
 
     def _remember(self, workload: dict, action: str) -> None:
         self.results.append({"name": name_of(workload), "action": action, "checked": True})
-
-
-def _is_server(item: Mapping[str, Any]) -> bool:
-    return item["kind"] in MODEL_SERVERS and MODEL_LABEL in (item["metadata"].get("labels") or {})

@@ -19,6 +19,8 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     REVISION,
     STACK_LABEL,
     TRACK_LABEL,
+    is_server,
+    labels_of,
 )
 
 GATEWAY_API = "gateway.networking.k8s.io/v1"
@@ -71,7 +73,7 @@ def _ours(live: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, Any]]:
     found = {}
     for route in live["HTTPRoute"]:
         pool = pools.get(backend_of(route))
-        selected = selector(pool)
+        selected = adoption.selector_of(pool) if pool else {}
         model = selected.get(MODEL_LABEL)
         # Others are of testers, or of a pool that is not ours.
         if not pool or model != route["metadata"]["name"]:
@@ -89,12 +91,7 @@ def _ours(live: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, Any]]:
 
 def _servers(live: Mapping[str, Sequence[dict]]) -> list[dict]:
     """Return the workloads of models that were not taken over."""
-    return [
-        item
-        for kind in MODEL_SERVERS
-        for item in live[kind]
-        if MODEL_LABEL in labels_of(item) and not adoption.is_adopted(item)
-    ]
+    return [item for kind in MODEL_SERVERS for item in live[kind] if is_server(item) and not adoption.is_adopted(item)]
 
 
 def _behind(pool: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,16 +101,6 @@ def _behind(pool: Mapping[str, Any]) -> dict[str, Any]:
         "port": pool["spec"]["targetPorts"][0]["number"],
         "protocol": pool["spec"].get("appProtocol", "http"),
     }
-
-
-def labels_of(item: Mapping[str, Any]) -> dict[str, str]:
-    """Return the labels of an object."""
-    return item["metadata"].get("labels") or {}
-
-
-def selector(pool: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return the labels of the pods behind ``pool``."""
-    return ((pool or {}).get("spec") or {}).get("selector", {}).get("matchLabels") or {}
 
 
 def backend_of(route: Mapping[str, Any] | None) -> str:

@@ -21,18 +21,20 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     SERVING_LABEL,
     STACK_LABEL,
     TRACK_LABEL,
+    labels_of,
+    selecting,
 )
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import stays_ready
 
 Side = Mapping[str, Any]
 
 
-def is_adopted(side: Side | None) -> bool:
+def was_taken_over(side: Side | None) -> bool:
     """Whether ``side`` is what was taken over."""
     return bool(side) and side["track"] == ADOPTED_SIDE
 
 
-def labels_of(side: Side) -> dict[str, str]:
+def pod_labels(side: Side) -> dict[str, str]:
     """Return the labels by which pods of a model are of ``side``."""
     return {TRACK_LABEL: side["track"], **dict.fromkeys(ENGINE_LABELS, side["engine"])}
 
@@ -55,17 +57,17 @@ class Sides:
 
     def pods(self, side: Side) -> list[dict]:
         """Return the pods of ``side``, those that go included."""
-        return self._adopted.pods() if is_adopted(side) else self._pods(labels_of(side))
+        return self._adopted.pods() if was_taken_over(side) else self._pods(pod_labels(side))
 
     def serving(self, side: Side) -> list[dict]:
         """Return those of its pods that requests are for, whether they are ready or not."""
-        return self._pods({**labels_of(side), SERVING_LABEL: "true"})
+        return self._pods({**pod_labels(side), SERVING_LABEL: "true"})
 
     def workloads(self, side: Side) -> list[dict]:
         """Return the workloads of ``side``."""
-        if is_adopted(side):
+        if was_taken_over(side):
             return self._adopted.servers()
-        text = self._text(labels_of(side))
+        text = self._text(pod_labels(side))
         return [
             item for kind, api in MODEL_SERVERS.items() for item in self._cluster.list(api, kind, self._namespace, text)
         ]
@@ -78,7 +80,7 @@ class Sides:
                 counts["new"] += 1
             elif self.old and self._is_of(pod, self.old):
                 counts["old"] += 1
-        if is_adopted(self.old):
+        if was_taken_over(self.old):
             counts["old"] = sum(map(stays_ready, self._adopted.pods()))
         return counts
 
@@ -91,7 +93,7 @@ class Sides:
         needed = capacity.devices(replicas)
         try:
             nodes = self._cluster.list("v1", "Node")
-            going = {_place(pod) for pod in (self._adopted.pods() if any(map(is_adopted, leftovers)) else ())}
+            going = {_place(pod) for pod in (self._adopted.pods() if any(map(was_taken_over, leftovers)) else ())}
             placed = [
                 pod for pod in self._cluster.list("v1", "Pod") if not self._gives_way(pod) and _place(pod) not in going
             ]
@@ -107,22 +109,19 @@ class Sides:
 
     def _gives_way(self, pod: dict) -> bool:
         """Whether ``pod`` is of the model, and not of the one that serves: it is the new one's, or goes before it."""
-        metadata = pod["metadata"]
-        ours = (
-            metadata.get("namespace") == self._namespace
-            and self._of_model.items() <= (metadata.get("labels") or {}).items()
-        )
+        here = pod["metadata"].get("namespace") == self._namespace
+        ours = here and self._of_model.items() <= labels_of(pod).items()
         return ours and not (self.old and self._is_of(pod, self.old))
 
     @staticmethod
     def _is_of(pod: dict, side: Side) -> bool:
-        return labels_of(side).items() <= pod["metadata"]["labels"].items()
+        return pod_labels(side).items() <= labels_of(pod).items()
 
     def _pods(self, labels: Mapping[str, str]) -> list[dict]:
         return self._cluster.list("v1", "Pod", self._namespace, self._text(labels))
 
     def _text(self, labels: Mapping[str, str]) -> str:
-        return ",".join(f"{key}={value}" for key, value in {**self._of_model, **labels}.items())
+        return selecting({**self._of_model, **labels})
 
 
 def _place(pod: Mapping[str, Any]) -> tuple[str | None, str]:

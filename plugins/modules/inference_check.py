@@ -150,7 +150,7 @@ from ansible_collections.kubernetes.core.plugins.module_utils.args_common import
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.explain import why_not_ready
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import MODEL_SERVERS
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import MODEL_SERVERS, selecting
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import is_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.serving import GATEWAY_API, INFERENCE_API, backend_of
@@ -428,7 +428,7 @@ class Forwarded:
         ports = [port for port in (service or {"spec": {"ports": []}})["spec"]["ports"] if port["port"] == self._port]
         if not ports:
             raise Unanswered(f"there is no Service {self._namespace}/{self._service} with port {self._port}")
-        labels = ",".join(f"{key}={value}" for key, value in service["spec"]["selector"].items())
+        labels = selecting(service["spec"]["selector"])
         ready = [pod for pod in self._cluster.list("v1", "Pod", self._namespace, labels) if is_ready(pod)]
         if not ready:
             raise Unanswered(f"no pod of Service {self._namespace}/{self._service} is ready")
@@ -498,7 +498,7 @@ def broken_pool(cluster: Cluster, model: dict, params: dict, pool: dict | None) 
     namespace = params["namespace"]
     if not pool:
         return f"pool: InferencePool {namespace}/{model['name']} does not exist"
-    labels = ",".join(f"{key}={value}" for key, value in pool["spec"]["selector"]["matchLabels"].items())
+    labels = selecting(pool["spec"]["selector"]["matchLabels"])
     pods = cluster.list("v1", "Pod", namespace, labels)
     ready = [pod for pod in pods if is_ready(pod)]
     if not ready:

@@ -155,6 +155,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     MODEL_LABEL,
     MODEL_SERVERS,
     STACK_LABEL,
+    labels_of,
 )
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import is_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import State, judge
@@ -290,11 +291,6 @@ def told(revision: dict) -> dict:
     """Return what is of interest of a revision."""
     names = ("revision", "since", "engine", "version", "image", "release")
     return {**{name: revision.get(name, "") for name in names}, "back_from": revision.get("back_from")}
-
-
-def labels_of(item: dict) -> dict:
-    """Return the labels of an object."""
-    return item["metadata"].get("labels") or {}
 
 
 def hop(name: str, item: str, state: State) -> dict:

@@ -111,7 +111,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import 
     Unreachable,
 )
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import name_of
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import STACK_LABEL
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import STACK_LABEL, selecting
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.redact import Redactor, secret_values
 
 ARGUMENTS = {
@@ -469,7 +469,7 @@ class Reader:
         for deployment in deployments.items(answer):
             namespace = deployment["metadata"]["namespace"]
             labels = deployment["spec"]["selector"]["matchLabels"]
-            selector = ",".join(f"{key}={value}" for key, value in labels.items())
+            selector = selecting(labels)
             what = f"pods of {name_of(deployment)}"
             result += [deployment, *pods.items(self._get(what, pods.path(namespace), labelSelector=selector))]
         return result

@@ -9,9 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import CONFIG_HASH, MODEL_LABEL, REVISION
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
+    CONFIG_HASH,
+    MODEL_LABEL,
+    REVISION,
+    is_server,
+)
 
-from . import composing, questions, rollout, testers, tracks
+from . import composing, questions, rollout, testers
 from .objects import Object
 
 _ASKED = ("served_name", "port", "api_key")
@@ -87,7 +92,7 @@ def pending(resolved: Mapping[str, Any], serving: Mapping[str, Any], objects: Se
     revisions = {
         item["metadata"]["labels"][MODEL_LABEL]: item["metadata"]["annotations"][REVISION]
         for item in objects
-        if tracks.is_server(item)
+        if is_server(item)
     }
     reasons = [
         rollout.stuck(model, serving.get(model["name"]), revisions.get(model["name"], ""))
@@ -124,7 +129,7 @@ def _traffic(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def revision_of(objects: Sequence[Object]) -> str:
     """Return the revision of a model by its objects of role ``model_service``."""
-    return next(item["metadata"]["annotations"][REVISION] for item in objects if tracks.is_server(item))
+    return next(item["metadata"]["annotations"][REVISION] for item in objects if is_server(item))
 
 
 def picker_of(objects: Sequence[Object]) -> dict[str, Any]:

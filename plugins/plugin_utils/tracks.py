@@ -13,10 +13,9 @@ from typing import Any
 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     ADOPTED_SIDE,
-    MODEL_LABEL,
-    MODEL_SERVERS,
     REPLICAS,
     REVISION,
+    is_server,
 )
 
 from .objects import Object, digest
@@ -109,11 +108,6 @@ def _annotated(item: Object, of: str) -> Object:
     metadata, replicas = item["metadata"], item["spec"].get("replicas")
     noted = {REVISION: of, **({} if replicas is None else {REPLICAS: str(replicas)})}
     return {**item, "metadata": {**metadata, "annotations": {**(metadata.get("annotations") or {}), **noted}}}
-
-
-def is_server(item: Object) -> bool:
-    """Whether ``item`` is a workload of a model."""
-    return item["kind"] in MODEL_SERVERS and MODEL_LABEL in (item["metadata"].get("labels") or {})
 
 
 def _templates(item: Object) -> Any:

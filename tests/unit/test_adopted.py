@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.llm_d.multi_engine.plugins.module_utils import adopted, rolling, serving
+from ansible_collections.llm_d.multi_engine.plugins.module_utils import adopted, rolling
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Conflict
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import labels_of
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import stays_ready
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import changes, rollback
 from ansible_collections.llm_d.multi_engine.tests.unit import shipped
@@ -137,9 +138,7 @@ def taken_over() -> Taken:
 
 def left(cluster: Taken) -> set[tuple[str, str]]:
     """Return what is there of what was taken over."""
-    return {
-        key for key, item in cluster.live.items() if "multi-engine.llm-d.ai/adopted-from" in serving.labels_of(item)
-    }
+    return {key for key, item in cluster.live.items() if "multi-engine.llm-d.ai/adopted-from" in labels_of(item)}
 
 
 KEPT = {
