@@ -16,7 +16,7 @@ from pathlib import Path
 
 import cache
 from log import Log, Step
-from paths import cache_dir, component_dir, versions
+from paths import HERE, cache_dir, component_dir, versions
 from shell import ClusterError, logged, output
 
 
@@ -50,12 +50,17 @@ class GoProgram:
     staging_version: str = ""
     """The version of the modules that the module replaces with directories of its own repository."""
 
+    source: Path | None = None
+    """The directory of our own commands that are made of the module's packages; `commands` are paths below it."""
+
     def binaries(self) -> tuple[str, ...]:
         """The names `go build` gives the commands."""
         return tuple((self.module if command == "." else command).rsplit("/", 1)[-1] for command in self.commands)
 
     def packages(self) -> list[str]:
         """The commands' import paths."""
+        if self.source:
+            return [f"./{command}" for command in self.commands]
         return [self.module if command == "." else f"{self.module}/{command}" for command in self.commands]
 
     def linker_flags(self) -> str:
@@ -64,7 +69,9 @@ class GoProgram:
 
     def recipe(self) -> str:
         """What decides the result, except for the Go version: a newer one is no reason to build again."""
-        return "\n".join([f"{self.module}@{self.version}", *self.commands, self.linker_flags(), self.staging_version])
+        own = [path.read_text(encoding="utf-8") for path in sorted(self.source.rglob("*.go"))] if self.source else []
+        parts = [f"{self.module}@{self.version}", *self.commands, self.linker_flags(), self.staging_version, *own]
+        return "\n".join(parts)
 
 
 def go_mod(program: GoProgram, upstream: str) -> str:
@@ -87,6 +94,8 @@ def build_go(program: GoProgram, directory: Path, step: Step) -> None:
     go = go_binary()
     with cache.scratch("go-build") as main_module:
         source = module_source(program.module, program.version)
+        if program.source:
+            shutil.copytree(program.source, main_module, dirs_exist_ok=True)
         (main_module / "go.mod").write_text(go_mod(program, (source / "go.mod").read_text(encoding="utf-8")))
         # The module's own checksums: not every dependency is in the public checksum database any more.
         shutil.copyfile(source / "go.sum", main_module / "go.sum")
@@ -235,13 +244,15 @@ def programs() -> dict[str, GoProgram]:
             (f"{GAIE_MODULE}/version.BuildRef=v{version['gaie']}",),
         ),
         "coredns": GoProgram("github.com/coredns/coredns", f"v{version['coredns']}", (".",)),
-        "routing_proxy": GoProgram(
-            "github.com/llm-d/llm-d-inference-scheduler", f"v{version['routing_proxy']}", ("cmd/pd-sidecar",)
+        "routing_proxy": GoProgram(LLM_D_MODULE, f"v{version['routing_proxy']}", ("cmd/pd-sidecar",)),
+        "llm_d_picker": GoProgram(
+            LLM_D_MODULE, f"v{version['llm_d_picker']}", ("epp",), source=HERE / "images" / "llm_d_picker"
         ),
     }
 
 
 GAIE_MODULE = "sigs.k8s.io/gateway-api-inference-extension"
+LLM_D_MODULE = "github.com/llm-d/llm-d-inference-scheduler"
 KUBERNETES_BINARIES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet")
 
 API_ONLY = ("kubernetes", "helm", "helm3", "kubectl")

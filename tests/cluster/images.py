@@ -257,12 +257,19 @@ def _routing_sidecar(cache: Path, versions: Mapping[str, str]) -> Recipe:
     return _static_binary(name, cache / "bin" / f"routing_proxy-{version}" / "pd-sidecar", "/app/pd-sidecar", NONROOT)
 
 
+def _llm_d_picker(cache: Path, versions: Mapping[str, str]) -> Recipe:
+    version = versions["llm_d_picker"]
+    name = f"ghcr.io/llm-d/llm-d-inference-scheduler:v{version}"
+    return _static_binary(name, cache / "bin" / f"llm_d_picker-{version}" / "epp", "/app/epp", NONROOT)
+
+
 IMAGES: dict[str, Callable[[Path, Mapping[str, str]], Recipe]] = {
     "pause": _pause,
     "coredns": _coredns,
     "epp": _epp,
     "bbr": _bbr,
     "routing-sidecar": _routing_sidecar,
+    "llm-d-picker": _llm_d_picker,
     "pilot": _pilot,
     "proxyv2": _proxy,
     "stand-in-sglang": _stand_in_sglang,
