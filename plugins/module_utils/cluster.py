@@ -366,7 +366,8 @@ class Cluster:
         from kubernetes.client import CoreV1Api
         from kubernetes.stream import portforward
 
-        core = CoreV1Api(self._client.client.client)
+        # For the time of a call its client sends nothing else: other threads keep theirs.
+        core = CoreV1Api(copy.copy(self._client.client.client))
         try:
             forward = portforward(core.connect_get_namespaced_pod_portforward, pod, namespace, ports=str(port))
         except ApiException as error:

@@ -49,6 +49,19 @@ def stays_ready(pod: Mapping[str, Any]) -> bool:
     return is_ready(pod) and not pod["metadata"].get("deletionTimestamp")
 
 
+def ends(pod: Mapping[str, Any]) -> list[str]:
+    """Return how containers of ``pod`` have ended, each as of the last time."""
+    found = []
+    for status in (pod.get("status") or {}).get("containerStatuses") or []:
+        states = [status.get(name) or {} for name in ("state", "lastState")]
+        for ended in [state["terminated"] for state in states if "terminated" in state][:1]:
+            found.append(
+                f"container {status['name']} of pod {pod['metadata']['name']} ended with "
+                f"exit code {ended.get('exitCode')} ({ended.get('reason')})"
+            )
+    return found
+
+
 @dataclass(frozen=True)
 class Trouble:
     """Why a pod is not ready.

@@ -13,7 +13,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils import canary, 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.explain import why_not_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import name_of
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import stays_ready
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import ends, stays_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.sides import Sides
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.waiting import Pending
@@ -79,22 +79,25 @@ class Proof:
         self._gateway, self._is_led_to = gateway, is_led_to
 
     def try_first(self, progress: Progress) -> None:
-        """Let each pod of the new one give a completion before others ask it.
+        """Let each pod of the new one give completions before others ask it: all at once, of which some engines die.
 
-        :raises Worse: when one does not.
+        :raises Worse: when one does not, or is restarted by it.
         """
+        times, before = self._params["settings"].get("trial_requests", 1), self._restarts()
         if self._gateway:
-            self._ask_by_gateway("is ready and does not answer as it should")
-            return
-        for pod in self._answering():
+            self._ask_by_gateway("is ready and does not answer as it should", times)
+        for pod in [] if self._gateway else self._answering():
             name = pod["metadata"]["name"]
             if name in progress.tried:
                 continue
             try:
-                self._ask(pod)
+                self._ask(pod, times)
             except trying.Failed as error:
-                raise Worse(f"Pod {name} is ready and does not answer as it should: {error}") from error
+                reasons = [f"Pod {name} is ready and does not answer as it should: {error}", *self._ends()]
+                raise Worse("\n  ".join(reasons)) from error
             progress.tried.append(name)
+        if self._restarts() > before:
+            raise Worse("\n  ".join(["The new one was restarted while it was tried.", *self._ends()]))
 
     def held(self, seconds: float, progress: Progress, deadline: float) -> bool:
         """Watch the new one while it serves; return whether it was well for long enough.
@@ -141,18 +144,18 @@ class Proof:
         metrics = self._params["metrics"].get("picker", {})
         return canary.pickers(self._cluster, self._params["namespace"], pools, metrics)
 
-    def _ask(self, pod: dict) -> None:
-        trying.ask_pod(self._cluster, self._params["namespace"], pod, self._params["question"])
+    def _ask(self, pod: dict, times: int = 1) -> None:
+        trying.ask_pod(self._cluster, self._params["namespace"], pod, self._params["question"], times)
 
-    def _ask_by_gateway(self, words: str) -> None:
+    def _ask_by_gateway(self, words: str, times: int = 1) -> None:
         """Let the new one give a completion: prefill and decode pods answer together, by a picker that is new, too.
 
         :raises Worse: when it does not, with ``words``.
         """
         try:
-            trying.ask_gateway(self._cluster, self._gateway, self._params["namespace"], self._params["question"])
+            trying.ask_gateway(self._cluster, self._gateway, self._params["namespace"], self._params["question"], times)
         except trying.Failed as error:
-            raise Worse(f"The new one {words}: {error}") from error
+            raise Worse("\n  ".join([f"The new one {words}: {error}", *self._ends()])) from error
 
     def _ask_again(self) -> None:
         """Let each pod of the new one that serves give one more completion; one of them, behind a pool of its own.
@@ -179,6 +182,18 @@ class Proof:
         """Return the pods of the new one that answer requests."""
         return list(filter(stays_ready, self._sides.serving(self._sides.new)))
 
+    def _restarts(self) -> int:
+        """Return how often containers of the new one were restarted."""
+        return sum(
+            status.get("restartCount", 0)
+            for pod in self._sides.pods(self._sides.new)
+            for status in (pod.get("status") or {}).get("containerStatuses") or []
+        )
+
+    def _ends(self) -> list[str]:
+        """Return how containers of the new one have ended, for people."""
+        return [text for pod in self._sides.pods(self._sides.new) for text in ends(pod)]
+
     def _counted(self, testers: Sequence[str]) -> dict[str, Any]:
         """Return what the pods of old and new, and their pickers and that of testers, have counted."""
         sides = {"old": self._sides.old, "new": {**self._sides.new, "port": self._params["question"]["port"]}}
@@ -195,11 +210,7 @@ class Proof:
 
         :raises Worse: when it is not for too long, or a container of it has restarted since it got requests.
         """
-        restarts = sum(
-            status.get("restartCount", 0)
-            for pod in self._sides.pods(self._sides.new)
-            for status in (pod.get("status") or {}).get("containerStatuses") or []
-        )
+        restarts = self._restarts()
         if progress.restarts is None:
             progress.restarts = restarts
         live = self._sides.workloads(self._sides.new)

@@ -10,6 +10,7 @@ import json
 import ssl
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,22 +49,28 @@ class Door:
     host: str | None = None
 
 
-def ask_pod(cluster: Cluster, namespace: str, pod: Mapping[str, Any], question: Mapping[str, Any]) -> None:
+def ask_pod(
+    cluster: Cluster, namespace: str, pod: Mapping[str, Any], question: Mapping[str, Any], times: int = 1
+) -> None:
     """Ask ``pod`` for a completion.
 
     :param question: ``served_name``, ``port`` and ``api_key`` (``secret`` and ``key``, or None).
+    :param times: how often, at the same time.
     :raises Failed: when it gives none.
     :raises ClusterError: when the API server stays away.
     """
     door = Door(namespace, pod["metadata"]["name"], question["port"])
-    _ask(cluster, door, question["served_name"], _key(cluster, namespace, question.get("api_key")), _TRIES)
+    _ask(cluster, door, question["served_name"], _key(cluster, namespace, question.get("api_key")), _TRIES, times)
 
 
-def ask_gateway(cluster: Cluster, gateway: Mapping[str, Any], namespace: str, question: Mapping[str, Any]) -> None:
+def ask_gateway(
+    cluster: Cluster, gateway: Mapping[str, Any], namespace: str, question: Mapping[str, Any], times: int = 1
+) -> None:
     """Ask for a completion by way of ``gateway``, which may need a moment to learn of a route.
 
     :param gateway: ``name``, ``namespace``, and ``headers`` that lead to whom to ask.
     :param namespace: of the model.
+    :param times: how often, at the same time.
     :raises Failed: when there is none.
     """
     place = gateway["namespace"]
@@ -77,10 +84,17 @@ def ask_gateway(cluster: Cluster, gateway: Mapping[str, Any], namespace: str, qu
     listener = (plain or listeners)[0]
     host = None if plain else (listener.get("hostname") or gateway["name"]).lstrip("*.")
     door = Door(place, ready[0], listener["port"], gateway["headers"], host)
-    _ask(cluster, door, question["served_name"], _key(cluster, namespace, question.get("api_key")), _GATEWAY_TRIES)
+    key = _key(cluster, namespace, question.get("api_key"))
+    _ask(cluster, door, question["served_name"], key, _GATEWAY_TRIES, times)
 
 
-def _ask(cluster: Cluster, door: Door, model: str, key: str, tries: int) -> None:
+def _ask(cluster: Cluster, door: Door, model: str, key: str, tries: int, times: int) -> None:
+    with ThreadPoolExecutor(times) as threads:
+        for asked in [threads.submit(_ask_until_told, cluster, door, model, key, tries) for _ in range(times)]:
+            asked.result()
+
+
+def _ask_until_told(cluster: Cluster, door: Door, model: str, key: str, tries: int) -> None:
     for left in reversed(range(tries)):
         try:
             _ask_once(cluster, door, model, key)

@@ -346,17 +346,23 @@ def _told(room: Room) -> str:
     return f"The new one takes {needed}; free: {free if room.fits is not None else 'not to be seen'}."
 
 
+def _trial(wanted: Change) -> str:
+    """Say how the new one is tried, where that takes more than a request."""
+    times = wanted.settings.get("trial_requests", 1)
+    return f" with {times} requests at once" if times > 1 else ""
+
+
 def _surge(wanted: Change, _room: Room) -> list[Step]:
     count, hold = wanted.replicas, wanted.settings["hold_seconds"]
     if wanted.apart:
-        start = f"start {_label(wanted.new)} and a picker beside it, behind pool {wanted.new['pool']}, and try them"
+        start = f"start {_label(wanted.new)} and a picker beside it, behind pool {wanted.new['pool']}, and try them{_trial(wanted)}"
         return [
             Step(start, OLD, new=count, attempt=True),
             Step(f"lead {_routes(wanted)} there, for {hold} s", NEW, new=count, hold=hold),
             _gone(wanted, NEW),
         ]
     return [
-        Step(f"start {count} x {_label(wanted.new)} beside it, and try each pod", OLD, new=count, attempt=True),
+        Step(f"start {count} x {_label(wanted.new)} beside it, and try each pod{_trial(wanted)}", OLD, new=count, attempt=True),
         Step(f"let both serve, for {hold} s", BOTH, new=count, hold=hold),
         Step(f"let only the new one serve, for {hold} s", NEW, new=count, hold=hold),
         _gone(wanted, NEW),
@@ -371,7 +377,7 @@ def _in_place(wanted: Change, _room: Room) -> list[Step]:
         new = min(count, had - old)
         words = f"keep {old} x {_label(wanted.old)}, start {new} x {_label(wanted.new)}"
         if not steps:
-            steps.append(Step(f"{words}, and try each pod", OLD, new=new, old=old, attempt=True))
+            steps.append(Step(f"{words}, and try each pod{_trial(wanted)}", OLD, new=new, old=old, attempt=True))
             steps.append(Step(f"let both serve, for {hold} s", BOTH, new=new, hold=hold))
         else:
             steps.append(Step(words, BOTH, new=new, old=old))
@@ -398,7 +404,7 @@ def _canary(wanted: Change, room: Room) -> list[Step]:
         old = left if left < had else None
         there = f"{new} x {_label(wanted.new)} beside {left} x {_label(wanted.old)}"
         if not steps:
-            start = f"start {there}, and try each pod"
+            start = f"start {there}, and try each pod{_trial(wanted)}"
             if tested:
                 start += f"; then requests with {wanted.testers} go to it alone"
             steps.append(Step(start, OLD, new=new, old=old, attempt=True, testers=tested))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import Trouble, trouble, troubles
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import Trouble, ends, trouble, troubles
 
 
 def condition(name: str, status: str = "True", **more: Any) -> dict[str, Any]:
@@ -413,3 +413,13 @@ def test_what_was_wrong_before_may_be_mended_by_now(at: str, final: bool) -> Non
     ):
         (found,) = troubles(live, events, NOON)
         assert found.final is final
+
+
+def test_how_containers_have_ended() -> None:
+    last = {"state": RUNNING, "lastState": {"terminated": {"exitCode": 139, "reason": "Error"}}}
+    ended = "container model-server of pod qwen-1 ended with exit code {} (Error)"
+    assert ends(pod(last, {**last, "state": CRASHED}, {"state": RUNNING})) == [
+        ended.format(139),
+        ended.format(1),
+    ]
+    assert ends({"metadata": {"name": "qwen-1"}}) == []

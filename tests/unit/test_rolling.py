@@ -214,14 +214,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ClusterError(f"Not ready after 60 s: {late}")
         return []
 
-    def ask(cluster: LiveCluster, _namespace: str, pod: dict, _question: dict) -> None:
+    def ask(cluster: LiveCluster, _namespace: str, pod: dict, _question: dict, _times: int = 1) -> None:
         if pod["spec"]["containers"][0]["image"].endswith("mute"):
             raise trying.Failed("answered 500")
         cluster.tried.add(pod["metadata"]["name"])
 
     monkeypatch.setattr(rolling, "wait", wait)
 
-    def ask_gateway(cluster: LiveCluster, gateway: dict, _namespace: str, _question: dict) -> None:
+    def ask_gateway(cluster: LiveCluster, gateway: dict, _namespace: str, _question: dict, _times: int = 1) -> None:
         route = cluster.live["HTTPRoute", "qwen-try"]["spec"]["rules"][0]
         (header,) = route["matches"][0]["headers"]
         assert gateway["headers"] == {header["name"]: header["value"]}
@@ -448,14 +448,13 @@ def test_one_that_answers_no_more_when_it_serves_leaves_the_old_one(
     # Its probes are fine, and neither it nor the picker counts what it has not begun.
     cluster, asked = made(4), set()
 
-    def gives_one(_cluster: LiveCluster, *place: Any) -> None:
-        name = json.dumps(place[-2]["metadata"]["name"] if "metadata" in place[-2] else place[0])
+    def gives_one(name: str) -> None:
         if name in asked:
             raise trying.Failed("answered 500")
         asked.add(name)
 
-    monkeypatch.setattr(trying, "ask_pod", gives_one)
-    monkeypatch.setattr(trying, "ask_gateway", gives_one)
+    monkeypatch.setattr(trying, "ask_pod", lambda _cluster, _space, pod, *_rest: gives_one(pod["metadata"]["name"]))
+    monkeypatch.setattr(trying, "ask_gateway", lambda _cluster, gateway, *_rest: gives_one(gateway["name"]))
     monkeypatch.setattr(canary, "page", lambda *_arguments: None)
     result = change(cluster, stack(engine="vllm", rollout={"strategy": strategy, "hold_seconds": 5}, **more))
     assert result is not None
@@ -466,6 +465,29 @@ def test_one_that_answers_no_more_when_it_serves_leaves_the_old_one(
     assert "not answer as it should any more: answered 500" in result["msg"]
     assert servers(cluster) == [("qwen-sglang", 2)]
     assert cluster.least == 2
+
+
+@pytest.mark.parametrize("more", [{}, {"port": 9000}], ids=["pod by pod", "behind a pool of its own"])
+def test_one_that_does_not_stand_its_trial_gets_no_request(monkeypatch: pytest.MonkeyPatch, more: dict) -> None:
+    cluster, times = made(4), []
+
+    def restarts(_cluster: LiveCluster, *arguments: Any) -> None:
+        """Answer, after a restart that the API server tells of by then."""
+        times.append(arguments[-1])
+        new = [pod for (kind, name), pod in cluster.live.items() if kind == "Pod" and name.startswith("qwen-vllm-")]
+        ended = {"terminated": {"exitCode": 139, "reason": "Error"}}
+        new[0]["status"]["containerStatuses"] = [{"name": "model-server", "restartCount": 1, "lastState": ended}]
+
+    monkeypatch.setattr(trying, "ask_pod", restarts)
+    monkeypatch.setattr(trying, "ask_gateway", restarts)
+    rollout = {"strategy": "surge", "hold_seconds": 0, "trial_requests": 8}
+    result = change(cluster, stack(engine="vllm", rollout=rollout, **more))
+    assert result is not None
+    assert "The new one was restarted while it was tried." in result["msg"]
+    assert "container model-server of pod qwen-vllm-" in result["msg"]
+    assert "ended with exit code 139 (Error)" in result["msg"]
+    assert set(times) == {8}
+    assert servers(cluster) == [("qwen-sglang", 2)]
 
 
 def test_pickers_are_changed_before_engines() -> None:

@@ -94,6 +94,10 @@ def test_the_new_one_is_tried_before_it_gets_requests() -> None:
         assert first.attempt
         assert first.serve == OLD
         assert not any(step.attempt for step in rest)
+    for apart, tried in ((), "try each pod"), (["another port"], "try them"):
+        for times, said in (1, tried), (8, f"{tried} with 8 requests at once"):
+            words = rollout.plan(a_change(apart=apart, settings=settings(trial_requests=times)), ROOM).words[1]
+            assert words.endswith(f"and {said}")
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,16 @@ def test_what_is_no_completion(answer: Any, said: str) -> None:
     assert len(cluster.asked) == (0 if isinstance(answer, OSError) else 1)
 
 
+def test_many_at_once() -> None:
+    cluster = Cluster((200, FINE))
+    trying.ask_pod(cluster, "llm-d", POD, QUESTION, 5)
+    assert len(cluster.asked) == 5
+    with pytest.raises(trying.Failed, match="answered 500: CUDA error"):
+        trying.ask_pod(Cluster((200, FINE), (200, FINE), (500, b"CUDA error")), "llm-d", POD, QUESTION, 3)
+    with pytest.raises(trying.Failed, match="answered 500: CUDA error"):
+        trying.ask_gateway(Cluster((200, FINE), (500, b"CUDA error")), GATEWAY, "llm-d", QUESTION, 2)
+
+
 def test_a_connection_that_breaks_once_is_no_answer() -> None:
     trying.ask_pod(Cluster(OSError("reset"), (200, FINE)), "llm-d", POD, QUESTION)
 
