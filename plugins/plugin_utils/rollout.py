@@ -362,7 +362,12 @@ def _surge(wanted: Change, _room: Room) -> list[Step]:
             _gone(wanted, NEW),
         ]
     return [
-        Step(f"start {count} x {_label(wanted.new)} beside it, and try each pod{_trial(wanted)}", OLD, new=count, attempt=True),
+        Step(
+            f"start {count} x {_label(wanted.new)} beside it, and try each pod{_trial(wanted)}",
+            OLD,
+            new=count,
+            attempt=True,
+        ),
         Step(f"let both serve, for {hold} s", BOTH, new=count, hold=hold),
         Step(f"let only the new one serve, for {hold} s", NEW, new=count, hold=hold),
         _gone(wanted, NEW),
