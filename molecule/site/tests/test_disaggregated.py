@@ -1,11 +1,12 @@
-"""llm-d's own routing proxy: between prefill and decode pods, and in front of an engine that does both.
+"""Prefill and decode pods: llm-d's own endpoint picker chooses one of each, and its routing proxy goes between them.
 
-No endpoint picker that could choose a prefill pod is to be had here. GAIE's chooses the decode pod, and the tests name
-the prefill pod in the header that llm-d's picker would set.
+Both are of llm-d 0.6. Its picker is put together here without what it would need a tokenizer for, see the embedded
+cluster's images. The proxy is in front of an engine that does both, too.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,29 +21,52 @@ from ansible_collections.llm_d.multi_engine.molecule.site.tests.tools import (
     Kube,
     eventually,
 )
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import TRACK_LABEL
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import ENGINE_LABELS
 from ansible_collections.llm_d.multi_engine.tests.load.load import Load
 
 HEADER = "x-prefiller-host-port"
+ROLES = ("prefill", "decode")
 #: API groups of InferencePools.
 V1, LEGACY = "inference.networking.k8s.io", "inference.networking.x-k8s.io"
 DEFINITION = f"inferencepools.{LEGACY}"
 RELEASES = ROOT / "roles/inference_engine/vars/releases"
 
 
-def own_release(folder: Path) -> Path:
-    """Write a release for disaggregated models that needs no llm-d picker, and return its path.
+#: As llm-d's guides for P/D, with the plugins' names and parameters of v0.7.1.
+PICKER = """
+apiVersion: inference.networking.x-k8s.io/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+  - '{decider}'
+  - {type: disagg-headers-handler}
+  - {type: disagg-profile-handler, parameters: {deciders: {prefill: '{decider_name}'}}}
+  - {type: prefill-filter}
+  - {type: decode-filter}
+  - {type: queue-scorer}
+  - {type: max-score-picker}
+schedulingProfiles:
+  - name: prefill
+    plugins: [{pluginRef: prefill-filter}, {pluginRef: queue-scorer, weight: 1}, {pluginRef: max-score-picker}]
+  - name: decode
+    plugins: [{pluginRef: decode-filter}, {pluginRef: queue-scorer, weight: 1}, {pluginRef: max-score-picker}]
+"""
 
-    The proxy that can be built here understands the selector of no v1 pool, but that of the ones before.
+
+def own_release(folder: Path) -> Path:
+    """Write a release with llm-d's picker for disaggregated models on the cluster that is there, and return its path.
+
+    The shipped one refuses them: its proxy understands the selector of no v1 pool, but that of the ones before.
     """
-    release = yaml.safe_load((RELEASES / "gaie-1.5.yml").read_text())["gaie-1.5"]
-    picker, proxy = release["endpoint_picker"], release["routing_proxy"]
-    picker["config"]["disaggregated"] = picker["config"]["aggregated"]
-    picker["deciders"] = {"none": {"plugin": {"type": "none"}}}
+    named = ("gaie-1.5", "llm-d-0.6", "llm-d-0.10")
+    release, older, newer = (yaml.safe_load((RELEASES / f"{name}.yml").read_text())[name] for name in named)
+    picker, proxy = older["endpoint_picker"], release["routing_proxy"]
+    picker["config"]["disaggregated"] = {"approximate-prefix": yaml.safe_load(PICKER)}
+    picker["deciders"] = newer["endpoint_picker"]["deciders"]
+    del picker["lacks"]["disaggregated"]
     proxy["arguments"] = [argument.replace(V1, LEGACY) for argument in proxy["arguments"]]
     assert f"--pool-group={LEGACY}" in proxy["arguments"]
     path = folder / "own.yml"
-    path.write_text(yaml.safe_dump({"own": release}))
+    path.write_text(yaml.safe_dump({"own": {**release, "endpoint_picker": picker}}))
     return path
 
 
@@ -69,7 +93,8 @@ def legacy_pools() -> list[dict[str, Any]]:
             "spec": {"selector": {"llm-d.ai/model": model, "llm-d.ai/role": "prefill"}},
         }
         # A rollout that goes to a pool of its own gives it this name.
-        for pool, model in (("finch", "finch"), ("wren", "wren"), ("wren-canary", "wren"))
+        for model in ("finch", "wren")
+        for pool in (model, f"{model}-canary")
     ]
     return [definition, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "pairs"}}, *pools]
 
@@ -112,12 +137,11 @@ def client(pod: dict, port: int = 8000) -> Client:
     return Client(pod["status"]["podIP"], port)
 
 
-def met(kube: Kube, pod: dict) -> dict[str, str]:
-    """Return where the last request of an engine met its other side: what its log says."""
-    name = pod["metadata"]["name"]
-    log = kube("logs", "-n", "pairs", name, "-c", "model-server")
+def met(kube: Kube, pod: dict) -> list[dict[str, str]]:
+    """Return where each request of an engine met its other side: what its log says."""
+    log = kube("logs", "-n", "pairs", pod["metadata"]["name"], "-c", "model-server")
     found = re.findall(r"bootstrap_host='(.*?)', bootstrap_port=(\d+), bootstrap_room=(\d+)", log)
-    return dict(zip(("host", "port", "room"), found[-1], strict=True)) if found else {}
+    return [dict(zip(("host", "port", "room"), one, strict=True)) for one in found]
 
 
 def test_each_side_has_its_pods(pairs, kube) -> None:
@@ -130,31 +154,39 @@ def test_each_side_has_its_pods(pairs, kube) -> None:
 
 
 def test_both_sides_meet_in_one_room(gate, kube) -> None:
-    prefill, decode = pod(kube, "finch", "prefill"), pod(kube, "finch", "decode")
-    rooms = set()
-    for _ in range(2):
-        answer = gate.complete("birds/finch", "/finch", headers={HEADER: address(prefill)})
+    prefills, decode = kube.pods("pairs", model="finch", role="prefill"), pod(kube, "finch", "decode")
+    addresses = {prefill["status"]["podIP"] for prefill in prefills}
+    before = len(met(kube, decode))
+    for count in range(1, 9):
+        answer = gate.complete("birds/finch", "/finch")
         assert answer.status == 200, answer
         assert answer.json["choices"]
-        # It came by the picker, too.
         assert answer.headers[PICKED] == "true"
+        where = met(kube, decode)[before:]
+        assert len(where) == count
+        assert (where[-1]["host"] in addresses, where[-1]["port"]) == (True, "9998")
         # The proxy does not wait for the prefill side.
-        eventually(lambda: met(kube, prefill) and met(kube, prefill) == met(kube, decode))
-        where = met(kube, decode)
-        assert (where["host"], where["port"]) == (prefill["status"]["podIP"], "9998")
-        rooms.add(where["room"])
-    assert len(rooms) == 2
+        (prefill,) = (one for one in prefills if one["status"]["podIP"] == where[-1]["host"])
+        eventually(lambda prefill=prefill, room=where[-1]: room in met(kube, prefill))
+    assert len({one["room"] for one in where}) == 8
+    # Of two that are equally empty it takes any.
+    assert {one["host"] for one in where} == addresses
 
 
-def test_clients_cannot_name_what_is_no_prefill_pod_of_the_model(gate, kube) -> None:
+def test_clients_cannot_name_a_prefill_pod(gate, kube) -> None:
     decode, other = pod(kube, "finch", "decode"), pod(kube, "wren", "prefill")
     for target in (address(decode), address(other), "169.254.169.254:80"):
+        # The picker puts its own choice in the place of theirs.
         answer = gate.complete("birds/finch", "/finch", headers={HEADER: target})
+        assert answer.status == 200, answer
+        assert met(kube, decode)[-1]["host"] != target.partition(":")[0]
+        # Past the picker the proxy has pods of the model's pool only.
+        answer = client(decode).complete("birds/finch", headers={HEADER: target})
         assert answer.status == 403, answer
 
 
-def test_decode_pods_of_sglang_refuse_what_nobody_prefilled(gate) -> None:
-    answer = gate.complete("birds/finch", "/finch")
+def test_decode_pods_of_sglang_refuse_what_nobody_prefilled(pairs, kube) -> None:
+    answer = client(pod(kube, "finch", "decode")).complete("birds/finch")
     assert answer.status == 400
     assert b"without bootstrap room id" in answer.body
 
@@ -174,7 +206,7 @@ def prefills_and_decodes(gate: Client, kube: Kube) -> None:
     """Assert that both sides of the model on vLLM work on a request."""
     pods = pod(kube, "wren", "prefill"), pod(kube, "wren", "decode")
     before = [finished(kube, pod) for pod in pods]
-    answer = gate.complete("birds/wren", "/wren", headers={HEADER: address(pods[0])})
+    answer = gate.complete("birds/wren", "/wren")
     assert answer.status == 200, answer
     assert [finished(kube, pod) for pod in pods] == [count + 1 for count in before]
 
@@ -187,27 +219,108 @@ def test_a_second_run_changes_nothing(pairs) -> None:
     pairs().ok(changed=False)
 
 
-def test_both_sides_are_changed_together_behind_a_pool_of_their_own(pairs, gate, kube) -> None:
-    variables = yaml.safe_load((ROOT / "molecule/site/disaggregated/group_vars/all.yml").read_text())
-    finch, wren = variables["llm_d_models"]
-    wanted = [finch, {**wren, "context_length": 2048, "rollout": {"strategy": "surge", "hold_seconds": 2}}]
-    targets = [{"model": "birds/wren", "path": "/wren", "stream": stream} for stream in (False, True)] * 2
-    # 800 tokens take 8 s, longer than the switch.
-    targets.append({**targets[1], "max_tokens": 800})
-    old = kube.get("pairs", "httproute", "wren")["metadata"]["generation"]
-    with Load(f"http://{gate.address}", targets) as load:
-        pairs(llm_d_models=wanted).ok(changed=True)
-    load.unharmed(50)
+VARIABLES = yaml.safe_load((ROOT / "molecule/site/disaggregated/group_vars/all.yml").read_text())
+#: What each engine has of its own in the inventory, and who is on it there.
+OWN = ("engine", "engine_version", "image", "page_size", "disaggregation", "engine_args")
+SGLANG, VLLM = ({key: model[key] for key in OWN if key in model} for model in VARIABLES["llm_d_models"])
+ROLLOUT = {"strategy": "surge", "hold_seconds": 2}
 
-    route = kube.get("pairs", "httproute", "wren")
-    assert {backend["name"] for rule in route["spec"]["rules"] for backend in rule["backendRefs"]} == {"wren-canary"}
-    # The route has switched once, whole.
-    assert route["metadata"]["generation"] == old + 1
-    # One decode pod, one prefill pod, and nothing of the old ones or of what the new ones were tried by.
-    assert {item["metadata"]["labels"][TRACK_LABEL] for item in kube.pods("pairs", model="wren")} == {"canary"}
-    assert "wren-try" not in kube("get", "-n", "pairs", "httproute", "-o", "name")
-    prefills_and_decodes(gate, kube)
-    pairs(llm_d_models=wanted).ok(changed=False)
+
+def models(finch: dict[str, Any], wren: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+    """Return the stack's models on these engines."""
+    found = []
+    for model, engine in zip(VARIABLES["llm_d_models"], (finch, wren), strict=True):
+        rest = {key: value for key, value in model.items() if key not in OWN}
+        found.append(copy.deepcopy({**rest, **engine, "rollout": ROLLOUT, **more}))
+    return found
+
+
+def serving(kube: Kube, model: str) -> tuple[set[str], set[str]]:
+    """Return the engines of a model's pods, all of which are ready, and the pools that its route leads to."""
+    pods = kube.pods("pairs", model=model)
+    assert {role: sum(one["metadata"]["labels"]["llm-d.ai/role"] == role for one in pods) for role in ROLES} == {
+        "prefill": 2 if model == "finch" else 1,
+        "decode": 1,
+    }
+    assert all(status["ready"] for one in pods for status in one["status"]["containerStatuses"])
+    route = kube.get("pairs", "httproute", model)
+    backends = {backend["name"] for rule in route["spec"]["rules"] for backend in rule["backendRefs"]}
+    return {one["metadata"]["labels"][ENGINE_LABELS[0]] for one in pods}, backends
+
+
+@pytest.fixture
+def load(gate) -> Load:
+    """Requests to both models: plain ones, streams, and some of 8 s, longer than a switch."""
+    targets = [
+        {"model": f"birds/{name}", "path": f"/{name}", **more}
+        for name in ("finch", "wren")
+        for more in ({}, {"stream": True}, {"stream": True, "max_tokens": 800})
+    ]
+    return Load(f"http://{gate.address}", targets)
+
+
+def test_engines_are_exchanged_under_traffic_and_back(pairs, kube, load) -> None:
+    exchanged = models(VLLM, SGLANG)
+    generations = {name: kube.get("pairs", "httproute", name)["metadata"]["generation"] for name in ("finch", "wren")}
+    with load as requests:
+        pairs(llm_d_models=exchanged).ok(changed=True)
+        assert serving(kube, "finch") == ({"vllm"}, {"finch-canary"})
+        assert serving(kube, "wren") == ({"sglang"}, {"wren-canary"})
+        # Each route has switched once, whole, and what the new ones were tried by has gone.
+        for name, before in generations.items():
+            assert kube.get("pairs", "httproute", name)["metadata"]["generation"] == before + 1
+        assert "-try" not in kube("get", "-n", "pairs", "httproute", "-o", "name")
+        pairs(llm_d_models=exchanged).ok(changed=False)
+        assert only_its_own(kube, "wren") > 10
+
+        pairs().ok(changed=True)
+        assert serving(kube, "finch") == ({"sglang"}, {"finch"})
+        assert serving(kube, "wren") == ({"vllm"}, {"wren"})
+    requests.unharmed(100)
+    assert only_its_own(kube, "finch") > 0
+
+
+def only_its_own(kube: Kube, model: str) -> int:
+    """Assert that no decode pod of SGLang met a prefill pod of another engine; return how often it met one."""
+    own = {one["status"]["podIP"] for one in kube.pods("pairs", model=model, role="prefill", engine_type="sglang")}
+    where = met(kube, pod(kube, model, "decode"))
+    assert {one["host"] for one in where} <= own
+    return len(where)
+
+
+@pytest.mark.parametrize(
+    ("unfit", "said"),
+    [
+        ({"image": "localhost/llm-d-multi-engine/nothing:1"}, "0 of 1 pods are ready"),
+        ({"env": {**VARIABLES["llm_d_model_defaults"]["env"], "STAND_IN_FAIL_AFTER": 0}}, "is answered 500"),
+    ],
+    ids=["it is never ready", "it fails its first completion"],
+)
+def test_an_engine_that_is_not_fit_gets_no_request(pairs, kube, load, unfit: dict[str, Any], said: str) -> None:
+    finch, wren = models(SGLANG, VLLM)
+    (other, _wren) = models(VLLM, VLLM)
+    with load as requests:
+        message = pairs(llm_d_models=[{**other, **unfit}, wren], rollout_timeout=8).failed()
+        assert "Model finch stays on sglang" in message
+        assert said in message
+        assert serving(kube, "finch") == ({"sglang"}, {"finch"})
+    requests.unharmed(30)
+    # What is left of it goes no request's way.
+    pairs(llm_d_models=[finch, wren]).ok()
+    assert serving(kube, "finch") == ({"sglang"}, {"finch"})
+
+
+def test_recreated_where_somebody_asks_for_it(pairs, gate, kube) -> None:
+    recreated = pairs(llm_d_models=models(SGLANG, SGLANG, rollout={"strategy": "recreate"})).ok(changed=True)
+    words = [
+        item["words"] for _name, result in recreated.results for item in result.get("results", []) if "words" in item
+    ]
+    assert "Model wren: vllm" in words[0][0]
+    assert "strategy recreate" in words[0][0]
+    assert serving(kube, "wren")[0] == {"sglang"}
+    eventually(lambda: gate.complete("birds/wren", "/wren").status == 200)
+    pairs().ok(changed=True)
+    eventually(lambda: gate.complete("birds/wren", "/wren").status == 200)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import copy
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -146,18 +147,50 @@ def test_an_engine_that_crashes_under_load_gets_no_request(ansible, kube, load) 
     load.unharmed()
 
 
-def test_a_node_is_drained_in_the_middle(ansible, kube, load, tmp_path) -> None:
-    wanted = {"llm_d_models": models(**VLLM)}
-    Play(tmp_path, **wanted).kill_when(lambda: pool(kube) == "both")
-    # What a drain does to a pod of the new one, on the only node that there is.
-    evicted = pods(kube)[0]["metadata"]["name"]
-    kube("delete", "pod", "-n", NAMESPACE, evicted, "--wait=false")
-    ansible("stand-ins", "models", **wanted).ok(changed=True)
+@pytest.fixture
+def further_nodes(host, kube) -> Iterator[tuple[str, str]]:
+    """Two more nodes, for those who tolerate them."""
+
+    def up(nodes: int) -> None:
+        done = host.run(f"{sys.executable} {ROOT / 'tests/cluster'} up --nodes {nodes}")
+        assert done.rc == 0, done.stdout + done.stderr
+
+    up(3)
+    kube("uncordon", "embedded-1")
+    yield "embedded-1", "embedded-2"
+    up(1)
+
+
+def test_a_node_is_drained_in_the_middle(ansible, kube, load, further_nodes) -> None:
+    drained, other = further_nodes
+    place = {"key": "kubernetes.io/hostname", "operator": "In", "values": [drained, other]}
+    elsewhere = {
+        "tolerations": [{"key": "multi-engine.llm-d.ai/further-node", "operator": "Exists"}],
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [place]}]}
+            }
+        },
+        "topology_spread": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": {"llm-d.ai/model": "swift"}},
+            }
+        ],
+        "disruption_budget": {"max_unavailable": "1"},
+        # Of what is evicted, too, requests end: the longest take 21 s.
+        "drain_seconds": 30,
+    }
+    ansible("stand-ins", "models", llm_d_models=models(**elsewhere)).ok(changed=True)
+    with ThreadPoolExecutor(1) as background:
+        play = background.submit(ansible, "stand-ins", "models", llm_d_models=models(**VLLM, **elsewhere))
+        eventually(lambda: pool(kube) == "both", 90)
+        assert {pod["spec"]["nodeName"] for pod in kube.pods(NAMESPACE, model="swift")} == {drained, other}
+        kube("drain", drained, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s")
+        play.result().ok(changed=True)
     assert (engines(kube), pool(kube)) == ({"vllm": 2}, "vllm")
+    assert {pod["spec"]["nodeName"] for pod in kube.pods(NAMESPACE, model="swift")} == {other}
     ansible("stand-ins", "models", llm_d_models=models()).ok(changed=True)
     load.unharmed()
-
-
-def pods(kube: Kube) -> list[dict]:
-    """Return the pods of the new engine."""
-    return [pod for pod in kube.pods(NAMESPACE, model="swift") if pod["metadata"]["labels"][ENGINE] == "vllm"]
