@@ -199,7 +199,7 @@ _RELEASE = _dict(
         resources=_FREE,
         # What scores pods by the adapters that they hold, where the engine tells.
         lora_scorer={"type": "dict", "options": {"plugin": _dict(type=_TEXT), "weight": _NUMBER}},
-        metrics=_dict(built_in=_TEXTS, plugins=_LIST, arguments=_TEXTS),
+        metrics=_dict(built_in=_TEXTS, plugins=_LIST, config=_FREE),
         # What it counts itself, for rollouts.
         traffic={
             "type": "dict",

@@ -13,7 +13,7 @@ import yaml
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import CONFIG_HASH, RELEASE
 
 from .objects import Object, digest, labels, make, serving_labels, without_empty
-from .placeholders import fill, fill_text
+from .placeholders import fill
 from .plain import as_list
 from .profiles import merge
 
@@ -124,10 +124,11 @@ def _pod_monitor(name: str, namespace: str, selector: Mapping, common: Mapping) 
 def _config(model: Mapping, picker: Mapping) -> dict[str, Any]:
     """Return the configuration of the model's picker, with its engine's metrics where the picker does not know them."""
     config = fill(picker["config"][model["topology"]][model["routing"]], model["picker_values"])
-    there = {plugin["type"] for plugin in config["plugins"]}
-    metrics = fill(picker["metrics"]["plugins"], _metrics(model)) if _unknown(model, picker) else []
-    added = [plugin for plugin in metrics if plugin["type"] not in there]
-    config = {**config, "plugins": config["plugins"] + added}
+    if model["engine"] not in picker["metrics"]["built_in"]:
+        told = fill({name: picker["metrics"][name] for name in ("plugins", "config")}, _metrics(model))
+        there = {plugin["type"] for plugin in config["plugins"]}
+        added = [plugin for plugin in told["plugins"] if plugin["type"] not in there]
+        config = {**config, **told["config"], "plugins": config["plugins"] + added}
     if model["autoscaling"].get("gates"):
         config["featureGates"] = [*config.get("featureGates", []), *model["autoscaling"]["gates"]]
     scorer = picker.get("lora_scorer")
@@ -144,10 +145,6 @@ def _with_scorer(config: Mapping, scorer: Mapping) -> dict[str, Any]:
     reference = {"pluginRef": scorer["plugin"]["type"], "weight": scorer["weight"]}
     profiles = [{**profile, "plugins": [*profile["plugins"], reference]} for profile in config["schedulingProfiles"]]
     return {**config, "plugins": [*config["plugins"], scorer["plugin"]], "schedulingProfiles": profiles}
-
-
-def _unknown(model: Mapping, picker: Mapping) -> bool:
-    return model["engine"] not in picker["metrics"]["built_in"]
 
 
 def _metrics(model: Mapping) -> dict[str, Any]:
@@ -236,10 +233,6 @@ def _deployment(
 def _container(namespace: str, model: Mapping, picker: Mapping, options: Mapping) -> dict[str, Any]:
     filled = {"{pool}": model["pool"], "{namespace}": namespace, "{config_file}": f"/config/{CONFIG_FILE}"}
     args = list(picker["arguments"])
-    if _unknown(model, picker):
-        # Nothing tells it not to look for a metric that the engine does not have.
-        metrics = {key: value or "" for key, value in _metrics(model).items()}
-        args += [fill_text(argument, metrics) for argument in picker["metrics"]["arguments"]]
     for placeholder, value in filled.items():
         args = [argument.replace(placeholder, value) for argument in args]
     ports = picker["ports"]

@@ -138,22 +138,26 @@ def test_a_picker_is_told_metrics_that_it_does_not_know(release: str) -> None:
     assert "core-metrics-extractor" not in picker(release, "sglang")[0]
 
 
-def test_an_old_picker_is_told_by_flags() -> None:
-    """It reads the names of vLLM unless told otherwise, whatever the pods' labels say."""
-    assert "--total-queued-requests-metric=sglang:num_queue_reqs" in picker("llm-d-0.6", "sglang")[1]
-    args = picker("llm-d-0.6", "llama-cpp")[1]
-    assert "--total-running-requests-metric=llamacpp:requests_processing" in args
-    assert "--kv-cache-usage-percentage-metric=" in args
-    assert not [argument for argument in picker("llm-d-0.6", "vllm")[1] if "-metric=" in argument]
+def test_an_old_picker_reads_labels_behind_a_gate() -> None:
+    """It reads the names of vLLM otherwise, and ends when its flags give it others."""
+    for engine, queued in ("sglang", "sglang:num_queue_reqs"), ("llama-cpp", "llamacpp:requests_deferred"):
+        plugins, config = picker("llm-d-0.6", engine)
+        (told,) = plugins["model-server-protocol-metrics"]["engineConfigs"]
+        assert (told["name"], told["queuedRequestsSpec"]) == (engine, queued)
+        assert config["featureGates"] == ["dataLayer"]
+        (source,) = config["data"]["sources"]
+        assert {source["pluginRef"], *(one["pluginRef"] for one in source["extractors"])} <= plugins.keys()
+    plugins, config = picker("llm-d-0.6", "vllm")
+    assert "model-server-protocol-metrics" not in plugins
+    assert not {"featureGates", "data"} & config.keys()
 
 
-def picker(release: str, engine: str) -> tuple[dict[str, Any], list[str]]:
-    """Return the parameters of each plugin of a model's picker, by type, and the picker's arguments."""
+def picker(release: str, engine: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters of each plugin of a model's picker, by type, and the picker's whole configuration."""
     version = {"engine_version": "0.30.0"} if engine == "vllm" else {}
     stack = outcome({"/mine.yml": described()}, {"engine": engine, **version}, release=release)
     assert stack["findings"] == []
     objects = gaie.compose("llm-d", "llm-d", stack["models"][0], stack["release"], GAIE_OPTIONS)
     by_kind = {item["kind"]: item for item in objects}
-    plugins = yaml.safe_load(by_kind["ConfigMap"]["data"]["config.yaml"])["plugins"]
-    (container,) = by_kind["Deployment"]["spec"]["template"]["spec"]["containers"]
-    return {plugin["type"]: plugin.get("parameters") for plugin in plugins}, container["args"]
+    config = yaml.safe_load(by_kind["ConfigMap"]["data"]["config.yaml"])
+    return {plugin["type"]: plugin.get("parameters") for plugin in config["plugins"]}, config
