@@ -319,8 +319,6 @@ def test_recreated_where_somebody_asks_for_it(pairs, gate, kube) -> None:
     assert "strategy recreate" in words[0][0]
     assert serving(kube, "wren")[0] == {"sglang"}
     eventually(lambda: gate.complete("birds/wren", "/wren").status == 200)
-    pairs().ok(changed=True)
-    eventually(lambda: gate.complete("birds/wren", "/wren").status == 200)
 
 
 @pytest.fixture(scope="module")
