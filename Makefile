@@ -5,8 +5,8 @@ PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 OLDEST_CORE := 2.16
-# Two lanes of about the same length, for a machine of two cores.
-STEPS := unit molecule -- lint matrix e2e
+# Two lanes of about the same length, for a machine of two cores; the second one waits for pods most of its time.
+STEPS := unit lint matrix molecule -- e2e
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test lint sanity unit matrix molecule hosts e2e clean-cluster build
@@ -22,7 +22,7 @@ demo: venv ## start an embedded cluster and serve a model with SGLang on it
 	ansible-playbook site.yml -i inventories/local -e inference_engine=sglang
 	@echo "It serves. Stop it with: make clean-cluster"
 
-test: venv ## everything below but hosts: unit and molecule, and lint, matrix and e2e beside them
+test: venv ## everything below but hosts: unit, lint, matrix and molecule, and e2e beside them
 	@$(PYTHON) tests/tools/steps.py $(STEPS)
 
 lint: venv ## YAML, Python, Ansible, documentation and changelog
