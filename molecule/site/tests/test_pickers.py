@@ -1,4 +1,4 @@
-"""GAIE's own endpoint picker loads every configuration that we give it, and no other: parsing is strict."""
+"""Endpoint pickers load every configuration that we give them, with the arguments beside it, and no other: both are strict."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from ansible_collections.llm_d.multi_engine.tests.unit import shipped
 
 #: What tests/cluster built; without it there is nothing to ask.
 CACHE = Path(os.environ.get("LLM_D_CACHE", Path.home() / ".cache/llm-d-multi-engine"))
-PICKER = sorted(CACHE.glob("bin/gaie-*/epp"))
+GAIE, LLM_D = (sorted(CACHE.glob(f"bin/{name}-*/epp")) for name in ("gaie", "llm_d_picker"))
+#: Whose release it is the picker of; all others are GAIE's own, or in no package registry.
+OF_LLM_D = "llm-d-0.6"
 #: What changes a configuration, besides topology and routing: models with adapters, and an engine that no picker knows.
 MODELS = {
     "sglang": {"engine": "sglang"},
@@ -27,38 +30,53 @@ MODELS = {
     "own engine": {"engine": "llama-cpp"},
 }
 OWN_ENGINE = ROOT / "inventories/engines/llama-cpp.yml"
-#: What the picker does not know: plugins of llm-d's.
-LLM_D = "llm-d.ai/"
+#: What neither knows: plugins of later pickers of llm-d's.
+LATER = "llm-d.ai/"
 
 
-def composed(release: str, topology: str, routing: str, model: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the configuration of a model's picker, nothing where there is none."""
+@dataclass(frozen=True)
+class Given:
+    """What a model's picker gets.
+
+    :ivar config: its configuration.
+    :ivar arguments: its command line, without the configuration's path.
+    """
+
+    config: dict[str, Any]
+    arguments: tuple[str, ...]
+
+
+def composed(release: str, topology: str, routing: str, model: dict[str, Any]) -> Given | None:
+    """Return what a model's picker gets, nothing where there is none."""
     given = {**shipped.MODEL, **model, "topology": topology, "routing": routing}
     # The release names no vLLM.
-    given |= {"engine_version": "0.32.0"} if (release, model["engine"]) == ("llm-d-0.6", "vllm") else {}
+    given |= {"engine_version": "0.32.0"} if (release, model["engine"]) == (OF_LLM_D, "vllm") else {}
     stack = resolve(shipped.settings(given, release=release), shipped.catalogue(OWN_ENGINE))
     if stack["findings"]:
         return None
     objects = gaie.compose("llm-d", "llm-d", stack["models"][0], stack["release"], shipped.GAIE_OPTIONS)
     (text,) = [item["data"][gaie.CONFIG_FILE] for item in objects if item["kind"] == "ConfigMap"]
-    return yaml.safe_load(text)
+    (deployment,) = [item for item in objects if item["kind"] == "Deployment"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    arguments = tuple(word for word in container["args"] if not word.startswith("--config-file="))
+    return Given(yaml.safe_load(text), arguments)
 
 
-def configurations() -> dict[str, dict[str, Any]]:
-    """Return every configuration of every release that is not for llm-d's own picker, each once, by what it is for."""
-    found: dict[str, dict[str, Any]] = {}
+def all_given() -> dict[str, Given]:
+    """Return what pickers of every release get, but for later ones of llm-d's, each once, by what it is for."""
+    found: dict[str, Given] = {}
     for name, release in shipped.catalogue()["releases"].items():
         for topology, configs in release["endpoint_picker"]["config"].items():
             for routing, (kind, model) in itertools.product(configs, MODELS.items()):
-                config = composed(name, topology, routing, model)
-                if config and not config["apiVersion"].startswith(LLM_D) and config not in found.values():
-                    found[f"{name} {topology} {routing} {kind}"] = config
+                given = composed(name, topology, routing, model)
+                if given and not given.config["apiVersion"].startswith(LATER) and given not in found.values():
+                    found[f"{name} {topology} {routing} {kind}"] = given
     return found
 
 
-CONFIGS = configurations()
+GIVEN = all_given()
 #: Said once the configuration is loaded, and when it cannot be.
-LOADED, REFUSED = "Controller manager starting", "Failed to parse configuration"
+LOADED, REFUSED = "Controller manager starting", ("Failed to parse configuration", "Failed to validate flags")
 
 
 def free_ports(count: int) -> list[int]:
@@ -69,14 +87,13 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def said(config: dict, folder: Path) -> Iterator[str]:
-    """Give what the picker logs until it has decided about ``config``."""
+def said(picker: Path, given: Given, folder: Path) -> Iterator[str]:
+    """Give what ``picker`` logs until it has decided about what it is given."""
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(given.config))
     ports = zip(("--grpc-port", "--grpc-health-port", "--metrics-port"), free_ports(3), strict=True)
     command = [
-        *("timeout", "60", str(PICKER[-1]), "--pool-name=none", "--pool-namespace=default", "--tracing=false"),
-        *(f"--config-file={path}", "--metrics-endpoint-auth=false", "--zap-encoder=json"),
+        *("timeout", "60", str(picker), *given.arguments, f"--config-file={path}"),
         *(f"{flag}={port}" for flag, port in ports),
     ]
     environment = {**os.environ, "KUBECONFIG": str(STATE / "kubeconfig")}
@@ -86,22 +103,30 @@ def said(config: dict, folder: Path) -> Iterator[str]:
         try:
             for line in process.stdout or ():
                 yield line
-                if LOADED in line or REFUSED in line:
+                if any(word in line for word in (LOADED, *REFUSED)):
                     break
         finally:
             process.terminate()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", GIVEN)
 def test_the_picker_loads(name: str, tmp_path: Path) -> None:
-    lines = list(said(CONFIGS[name], tmp_path))
-    assert LOADED in lines[-1]
+    older = name.startswith(OF_LLM_D)
+    lines = list(said((LLM_D if older else GAIE)[-1], GIVEN[name], tmp_path))
+    assert LOADED in lines[-1], lines[-1]
     # It is told the metrics of an engine that it does not know.
-    told = any('"Registered engine mapping","engine":"llama-cpp"' in line for line in lines)
-    assert told == name.endswith("own engine")
+    word = '"msg":"data layer configuration"' if older else '"Registered engine mapping","engine":"llama-cpp"'
+    told = any(word in line for line in lines)
+    assert told == name.endswith(("own engine", "sglang") if older else "own engine")
 
 
 def test_the_picker_refuses_what_it_lacks(tmp_path: Path) -> None:
-    config = {**next(iter(CONFIGS.values())), "plugins": [{"type": "always-disagg-pd-decider"}]}
-    *_, last = said(config, tmp_path)
-    assert REFUSED in last
+    given = next(iter(GIVEN.values()))
+    config = {**given.config, "plugins": [{"type": "always-disagg-pd-decider"}]}
+    *_, last = said(GAIE[-1], replace(given, config=config), tmp_path)
+    assert REFUSED[0] in last
+    # The flags for metrics are in llm-d's picker and not to be given.
+    older = next(given for name, given in GIVEN.items() if name.startswith(OF_LLM_D))
+    flags = (*older.arguments, "--total-queued-requests-metric=sglang:num_queue_reqs")
+    *_, last = said(LLM_D[-1], replace(older, arguments=flags), tmp_path)
+    assert REFUSED[1] in last
