@@ -141,6 +141,13 @@ ansible_facts:
             packages: {description: Packages of the driver to their upstream version., type: dict}
             dkms: {description: "Name and version of modules that DKMS builds, and for which kernels.", type: list, elements: dict}
             fabric_manager: {description: Version of the Fabric Manager., type: str}
+        mlx5_core:
+          description: >-
+            Driver of NVIDIA's network cards, null where it is not loaded; builds tell DOCA-OFED's from the kernel's own.
+          type: dict
+          contains:
+            loaded: {description: "Its V(version), null for the kernel's own, and V(srcversion), as far as they are known.", type: dict}
+            next_kernel: {description: The same of the module that the next boot takes., type: dict}
         containerd:
           description: What runs containers.
           type: dict

@@ -24,4 +24,17 @@ def reasons(facts: Mapping[str, Any]) -> list[str]:
         told.append(f"driver {loaded['version']} is loaded, the next boot takes {following['version']}")
     if following and not loaded and facts["gpus"]:
         told.append(f"driver {following['version']} is installed and none is loaded")
-    return told
+    return told + _network(facts.get("mlx5_core"))
+
+
+def _network(module: Mapping[str, Any] | None) -> list[str]:
+    """Return whether NVIDIA's network cards have another driver after the next boot, such as DOCA-OFED's."""
+    if not module or not module["next_kernel"]:
+        return []
+    loaded, following = module["loaded"], module["next_kernel"]
+    # Not every kernel tells the second.
+    other = loaded["srcversion"] and following["srcversion"] and loaded["srcversion"] != following["srcversion"]
+    if not other and loaded["version"] == following["version"]:
+        return []
+    comes = "another build" if loaded["version"] == following["version"] else following["version"] or "the kernel's own"
+    return [f"mlx5_core {loaded['version'] or 'of the kernel'} is loaded, the next boot takes {comes}"]

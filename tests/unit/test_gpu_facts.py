@@ -95,6 +95,21 @@ def test_no_driver(host: Host) -> None:
     assert facts["driver"]["next_kernel"] is None
 
 
+def test_the_network_cards_driver(host: Host) -> None:
+    assert host.facts()["mlx5_core"] is None
+    # The kernel's own is loaded, and DOCA-OFED's was installed since.
+    host.write("/sys/module/mlx5_core/srcversion", "0A1B\n")
+    file = "updates/dkms/mlx5_core.ko"
+    host.write(f"/lib/modules/{KERNEL}/modules.dep", f"kernel/drivers/net/mlx5_ib.ko:\n{file}: mlx_compat.ko\n")
+    host.write(f"/lib/modules/{KERNEL}/{file}", "\x7fELF\0version=24.10-0.7.0\0srcversion=2C3D\0license=Dual BSD/GPL\0")
+    builds = host.facts()["mlx5_core"]
+    assert builds["loaded"] == {"version": None, "srcversion": "0A1B"}
+    assert builds["next_kernel"] == {"version": "24.10-0.7.0", "srcversion": "2C3D"}
+    # Of a module that is gone from the disk nothing is known.
+    host.write(f"/lib/modules/{KERNEL}/modules.dep", "")
+    assert host.facts()["mlx5_core"]["next_kernel"] is None
+
+
 def test_broken_files(host: Host) -> None:
     for path in ("/proc/driver/nvidia/version", "/proc/swaps", "/etc/os-release", "/var/lib/dpkg/status"):
         host.write(path, b"\xff\xfe\0 : = [\n'")

@@ -252,6 +252,15 @@ def test_gpus_of_another_vendor_get_nothing_of_nvidia() -> None:
     assert found(driver=None, toolkit=None) == []
 
 
+def network(loaded: str | None, following: str | None, *sources: str) -> dict[str, Any]:
+    """Return the facts of two builds of the network cards' driver: versions, and what of sources is known."""
+    known = [*sources, None, None][:2]
+    builds = (
+        {"version": version, "srcversion": source} for version, source in zip((loaded, following), known, strict=True)
+    )
+    return {"mlx5_core": dict(zip(("loaded", "next_kernel"), builds, strict=True))}
+
+
 @pytest.mark.parametrize(
     ("changed", "reasons"),
     [
@@ -259,6 +268,13 @@ def test_gpus_of_another_vendor_get_nothing_of_nvidia() -> None:
         ({"nouveau": {"loaded": True, "blacklisted": True}}, ["nouveau is loaded, the next boot leaves it out"]),
         ({"nouveau": {"loaded": True, "blacklisted": False}}, []),
         ({"kernel": {**good()["kernel"], "next": "6.9"}}, ["kernel 6.8.0-45-generic runs, the next boot takes 6.9"]),
+        (network(None, None, "A"), []),
+        (network("24.10-0.7.0", "24.10-0.7.0", "A", "A"), []),
+        (network("24.10-0.7.0", "24.10-0.7.0"), []),
+        (network(None, "24.10-0.7.0"), ["mlx5_core of the kernel is loaded, the next boot takes 24.10-0.7.0"]),
+        (network("24.10-0.7.0", None), ["mlx5_core 24.10-0.7.0 is loaded, the next boot takes the kernel's own"]),
+        (network(None, None, "A", "B"), ["mlx5_core of the kernel is loaded, the next boot takes another build"]),
+        ({"mlx5_core": {"loaded": {"version": "1", "srcversion": None}, "next_kernel": None}}, []),
     ],
 )
 def test_reasons_to_reboot(changed: dict[str, Any], reasons: list[str]) -> None:

@@ -4,14 +4,12 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import re
 
+from . import modules
 from .tree import Tree
 
 _LOADED = re.compile(r"^NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", re.MULTILINE)
-_MODULE = re.compile(r"^(?:\S*/)?nvidia\.ko(?:\.gz|\.xz|\.zst)?$")
 _LIBRARY = re.compile(r"^libnvidia-ml\.so\.(\d+\.\d+(?:\.\d+)?)$")
 _LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 #: Names of packages that concern the driver, and those among them that bring the kernel's module.
@@ -58,17 +56,11 @@ def loaded(tree: Tree) -> dict | None:
 
 
 def on_disk(tree: Tree, release: str | None) -> dict | None:
-    """Return ``path``, ``version``, ``flavour`` and ``signer`` of the module that a kernel would load.
-
-    ``modules.dep`` names the one that modprobe takes where several are installed.
-    """
-    folder = f"/lib/modules/{release}"
-    listed = (line.partition(":")[0] for line in (tree.text(f"{folder}/modules.dep") or "").splitlines())
-    path = next((name for name in listed if _MODULE.match(name)), None)
-    if not path:
+    """Return ``path``, ``version``, ``flavour`` and ``signer`` of the module that a kernel would load."""
+    file = modules.file_of(tree, release, "nvidia")
+    if not file:
         return None
-    file = path if path.startswith("/") else f"{folder}/{path}"
-    told = _modinfo(tree, file) or _read_module(tree, file)
+    told = modules.told(tree, file)
     licence = told.get("license")
     return {
         "path": file,
@@ -119,35 +111,6 @@ def dkms(tree: Tree) -> list[dict]:
                 inside = tree.names(f"/var/lib/dkms/{name}/{version}")
                 kernels = [item for item in inside if item not in ("source", "build")]
                 found.append({"name": name, "version": version, "kernels": kernels})
-    return found
-
-
-def _modinfo(tree: Tree, file: str) -> dict[str, str] | None:
-    for program in tree.programs("modinfo"):
-        text = tree.output(program, tree.at(file))
-        if text:
-            pairs = (line.partition(":") for line in text.splitlines())
-            # The first of each name: the signature's own fields come later.
-            return {name.strip(): value.strip() for name, _colon, value in reversed(list(pairs))}
-    return None
-
-
-def _read_module(tree: Tree, file: str) -> dict[str, str]:
-    """Return what a module says of itself, where there is no modinfo. The standard library reads no zstd."""
-    content = tree.bytes(file) or b""
-    try:
-        if file.endswith(".xz"):
-            content = lzma.decompress(content)
-        elif file.endswith(".gz"):
-            content = gzip.decompress(content)
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        tree.unreadable[file] = str(error)
-        return {}
-    found = {}
-    for name in ("version", "license"):
-        match = re.search(rb"(?:^|\0)%s=([^\0]*)\0" % name.encode(), content)
-        if match:
-            found[name] = match[1].decode("utf-8", "replace")
     return found
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from . import driver, pci, runtime, system
+from . import driver, modules, pci, runtime, system
 from .tree import Tree
 
 
@@ -36,6 +36,7 @@ def collect(tree: Tree, image_root: str, kubelet_root: str, machine: str | None 
         "nvswitches": switches,
         "nics": networks,
         "driver": driver.driver(tree, kernels["running"], kernels["next"]),
+        "mlx5_core": modules.builds(tree, kernels["next"], "mlx5_core"),
         "containerd": runtime.containerd(tree),
         # Every kubelet makes this folder when it starts for the first time.
         "kubelet": tree.exists(f"{kubelet_root}/pods"),
