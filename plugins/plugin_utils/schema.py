@@ -34,7 +34,9 @@ def check(value: Any, spec: Mapping[str, Any], where: str, findings: list[Findin
     try:
         value = _coerce(value, kind)
     except (TypeError, ValueError, OverflowError):
-        findings.append(Finding(RULE, where, f"{value!r} is not of type {kind}.", _describe(spec)))
+        # YAML reads yes, no, on and off so.
+        hint = "Put it in quotes to have it read as text. " if kind == "str" and isinstance(value, bool) else ""
+        findings.append(Finding(RULE, where, f"{value!r} is not of type {kind}.", f"{hint}{_describe(spec)}"))
         return None
     if kind == "dict":
         value = _check_dict(value, spec, where, findings)

@@ -73,7 +73,8 @@ def test_coerced(value: Any, kind: str, expected: Any) -> None:
 def test_of_another_type(value: Any, kind: str) -> None:
     result, findings = run(value, {"type": kind})
     assert result is None
-    assert findings[0].startswith(f"it: {value!r} is not of type {kind}. Allowed: ")
+    assert findings[0].startswith(f"it: {value!r} is not of type {kind}. ")
+    assert " Allowed: " in findings[0]
 
 
 def test_defaults_are_filled_in_and_not_shared() -> None:
@@ -109,7 +110,10 @@ def test_the_input_is_not_changed() -> None:
         ({"args": ["a", ["b"]]}, "it.args[1]: ['b'] is not of type str. Allowed: text."),
         ({"args": [None]}, "it.args[0]: None is not of type str. Allowed: text."),
         ({"env": {"a": 1}}, "it.env.a: not a valid key. Keys match [A-Z]+."),
-        ({"labels": {"a": True}}, "it.labels.a: True is not of type str. Allowed: text."),
+        (
+            {"labels": {"a": True}},
+            "it.labels.a: True is not of type str. Put it in quotes to have it read as text. Allowed: text.",
+        ),
         ({"route": {"header": {}}}, "it.route.header.name: missing. Allowed: text."),
         ({"volumes": [{"name": "a"}, {}]}, "it.volumes[1].name: missing. Allowed: text."),
     ],

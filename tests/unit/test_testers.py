@@ -46,7 +46,7 @@ OTHER = {"name": "other", "source": "hf://a/b"}
         # What YAML makes of yes.
         (
             {**TESTERS, "value": True},
-            f"{WHERE}.value: True is not of type str. Allowed: at most 128 characters of ASCII, ",
+            f"{WHERE}.value: True is not of type str. Put it in quotes to have it read as text. Allowed: at most 128 characters of ASCII, ",
         ),
         ({**TESTERS, "value": " yes"}, f"{WHERE}.value: ' yes' is not valid."),
         ({**TESTERS, "value": ""}, f"{WHERE}.value: '' is not valid."),
