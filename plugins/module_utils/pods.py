@@ -49,17 +49,23 @@ def stays_ready(pod: Mapping[str, Any]) -> bool:
     return is_ready(pod) and not pod["metadata"].get("deletionTimestamp")
 
 
-def ends(pod: Mapping[str, Any]) -> list[str]:
-    """Return how containers of ``pod`` have ended, each as of the last time."""
-    found = []
+def restarts(pod: Mapping[str, Any]) -> dict[str, int]:
+    """Return how often each container of ``pod`` was restarted; one that has ended and was not yet counts as if."""
+    return {
+        status["name"]: status.get("restartCount", 0) + ("terminated" in (status.get("state") or {}))
+        for status in (pod.get("status") or {}).get("containerStatuses") or []
+    }
+
+
+def how_ended(pod: Mapping[str, Any], container: str) -> str:
+    """Return how a container has ended the last time, such as `` with exit code 139 (Error)``; nothing where unknown."""
     for status in (pod.get("status") or {}).get("containerStatuses") or []:
         states = [status.get(name) or {} for name in ("state", "lastState")]
-        for ended in [state["terminated"] for state in states if "terminated" in state][:1]:
-            found.append(
-                f"container {status['name']} of pod {pod['metadata']['name']} ended with "
-                f"exit code {ended.get('exitCode')} ({ended.get('reason')})"
-            )
-    return found
+        ended = next((state["terminated"] for state in states if "terminated" in state), None)
+        if ended and status["name"] == container:
+            reason = f" ({ended['reason']})" if ended.get("reason") else ""
+            return f" with exit code {ended.get('exitCode')}{reason}"
+    return ""
 
 
 @dataclass(frozen=True)

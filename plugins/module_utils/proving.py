@@ -13,7 +13,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils import canary, 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.explain import why_not_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import name_of
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import ends, stays_ready
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import how_ended, restarts, stays_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.sides import Sides
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.waiting import Pending
@@ -37,7 +37,8 @@ class Progress:
     :ivar held: seconds for which the new one has been well without a break since it got requests.
     :ivar ill: seconds for which it has not been ready since.
     :ivar restarts: of the new one's containers when it got them; None before.
-    :ivar tried: pods that have given a completion.
+    :ivar tried: pods that have given their completions.
+    :ivar untried: restarts of each container, ``pod container`` to number, when it was seen first in its trial.
     :ivar begin: what old, new and pickers had counted when the new one got requests, where it is judged by that.
     :ivar holds: how often it has been judged.
     :ivar said: what came of it the last time.
@@ -51,6 +52,7 @@ class Progress:
     ill: float = 0
     restarts: int | None = None
     tried: list[str] = field(default_factory=list)
+    untried: dict[str, int] = field(default_factory=dict)
     begin: dict[str, Any] | None = None
     holds: int = 0
     said: str = ""
@@ -79,25 +81,35 @@ class Proof:
         self._gateway, self._is_led_to = gateway, is_led_to
 
     def try_first(self, progress: Progress) -> None:
-        """Let each pod of the new one give completions before others ask it: all at once, of which some engines die.
+        """Let each pod of the new one give completions before others ask it, all of a pod's at the same time.
 
-        :raises Worse: when one does not, or is restarted by it.
+        :raises Worse: when one does not give them, or is restarted meanwhile.
         """
-        times, before = self._params["settings"].get("trial_requests", 1), self._restarts()
-        if self._gateway:
-            self._ask_by_gateway("is ready and does not answer as it should", times)
-        for pod in [] if self._gateway else self._answering():
+        progress.untried = {**self._restarts_by_container(), **progress.untried}
+        try:
+            if self._gateway:
+                self._ask_by_gateway("is ready and does not answer as it should", self._trial_requests)
+            else:
+                self._try_pods(progress)
+        except Worse as error:
+            raise Worse("\n  ".join([str(error), *self._ends(progress.untried)])) from error
+        if ended := self._ends(progress.untried):
+            raise Worse("\n  ".join(["The new one was restarted while it was tried.", *ended]))
+
+    def _try_pods(self, progress: Progress) -> None:
+        for pod in self._answering():
             name = pod["metadata"]["name"]
             if name in progress.tried:
                 continue
             try:
-                self._ask(pod, times)
+                self._ask(pod, self._trial_requests)
             except trying.Failed as error:
-                reasons = [f"Pod {name} is ready and does not answer as it should: {error}", *self._ends()]
-                raise Worse("\n  ".join(reasons)) from error
+                raise Worse(f"Pod {name} is ready and does not answer as it should: {error}") from error
             progress.tried.append(name)
-        if self._restarts() > before:
-            raise Worse("\n  ".join(["The new one was restarted while it was tried.", *self._ends()]))
+
+    @property
+    def _trial_requests(self) -> int:
+        return self._params["settings"].get("trial_requests", 1)
 
     def held(self, seconds: float, progress: Progress, deadline: float) -> bool:
         """Watch the new one while it serves; return whether it was well for long enough.
@@ -155,7 +167,7 @@ class Proof:
         try:
             trying.ask_gateway(self._cluster, self._gateway, self._params["namespace"], self._params["question"], times)
         except trying.Failed as error:
-            raise Worse("\n  ".join([f"The new one {words}: {error}", *self._ends()])) from error
+            raise Worse(f"The new one {words}: {error}") from error
 
     def _ask_again(self) -> None:
         """Let each pod of the new one that serves give one more completion; one of them, behind a pool of its own.
@@ -182,17 +194,22 @@ class Proof:
         """Return the pods of the new one that answer requests."""
         return list(filter(stays_ready, self._sides.serving(self._sides.new)))
 
-    def _restarts(self) -> int:
-        """Return how often containers of the new one were restarted."""
-        return sum(
-            status.get("restartCount", 0)
+    def _restarts_by_container(self) -> dict[str, int]:
+        """Return how often each container of the new one was restarted, by its pod and name."""
+        return {
+            f"{pod['metadata']['name']} {name}": count
             for pod in self._sides.pods(self._sides.new)
-            for status in (pod.get("status") or {}).get("containerStatuses") or []
-        )
+            for name, count in restarts(pod).items()
+        }
 
-    def _ends(self) -> list[str]:
-        """Return how containers of the new one have ended, for people."""
-        return [text for pod in self._sides.pods(self._sides.new) for text in ends(pod)]
+    def _ends(self, before: Mapping[str, int]) -> list[str]:
+        """Return how containers of the new one have ended since ``before``, their restarts then, for people."""
+        return [
+            f"container {name} of pod {pod['metadata']['name']} ended{how_ended(pod, name)}"
+            for pod in self._sides.pods(self._sides.new)
+            for name, count in restarts(pod).items()
+            if count > before.get(f"{pod['metadata']['name']} {name}", count)
+        ]
 
     def _counted(self, testers: Sequence[str]) -> dict[str, Any]:
         """Return what the pods of old and new, and their pickers and that of testers, have counted."""
@@ -210,12 +227,12 @@ class Proof:
 
         :raises Worse: when it is not for too long, or a container of it has restarted since it got requests.
         """
-        restarts = self._restarts()
+        count = sum(self._restarts_by_container().values())
         if progress.restarts is None:
-            progress.restarts = restarts
+            progress.restarts = count
         live = self._sides.workloads(self._sides.new)
         ill = [item for item in live if not judge(item).ready]
-        if restarts <= progress.restarts and progress.ill < (_ILL_SECONDS if ill else float("inf")):
+        if count <= progress.restarts and progress.ill < (_ILL_SECONDS if ill else float("inf")):
             return not ill
         reasons = []
         for item in ill or live:

@@ -8,7 +8,7 @@ import base64
 import http.client
 import json
 import ssl
-import time
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -60,7 +60,8 @@ def ask_pod(
     :raises ClusterError: when the API server stays away.
     """
     door = Door(namespace, pod["metadata"]["name"], question["port"])
-    _ask(cluster, door, question["served_name"], _key(cluster, namespace, question.get("api_key")), _TRIES, times)
+    asking = _Asking(cluster, door, question["served_name"], _key(cluster, namespace, question.get("api_key")))
+    asking.at_once(times)
 
 
 def ask_gateway(
@@ -84,33 +85,68 @@ def ask_gateway(
     listener = (plain or listeners)[0]
     host = None if plain else (listener.get("hostname") or gateway["name"]).lstrip("*.")
     door = Door(place, ready[0], listener["port"], gateway["headers"], host)
-    key = _key(cluster, namespace, question.get("api_key"))
-    _ask(cluster, door, question["served_name"], key, _GATEWAY_TRIES, times)
+    asking = _Asking(cluster, door, question["served_name"], _key(cluster, namespace, question.get("api_key")))
+    # Until the way is there. From then on an answer is the model's.
+    asking.until_told(_GATEWAY_TRIES, patient=True)
+    if times > 1:
+        asking.at_once(times)
 
 
-def _ask(cluster: Cluster, door: Door, model: str, key: str, tries: int, times: int) -> None:
-    with ThreadPoolExecutor(times) as threads:
-        for asked in [threads.submit(_ask_until_told, cluster, door, model, key, tries) for _ in range(times)]:
-            asked.result()
+@dataclass(frozen=True)
+class _Asking:
+    """Requests of one kind, for a completion of ``model``.
 
+    :ivar over: set when nobody waits for answers any more.
+    """
 
-def _ask_until_told(cluster: Cluster, door: Door, model: str, key: str, tries: int) -> None:
-    for left in reversed(range(tries)):
-        try:
-            _ask_once(cluster, door, model, key)
-        except (OSError, http.client.HTTPException) as error:
-            # The way leads through the API server, which is waited for: that it is away says nothing of the pod.
-            there = cluster.get("v1", "Pod", door.pod, door.namespace)
-            if not left or not there:
-                reason = error or repr(error)
-                raise Failed(f"no connection to port {door.port}: {reason if there else 'the pod is gone'}") from error
-        except Failed:
-            # What a pod says of itself it says again.
-            if not left or tries == _TRIES:
-                raise
-        else:
+    cluster: Cluster
+    door: Door
+    model: str
+    key: str
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def at_once(self, times: int) -> None:
+        """Ask so many times at the same time.
+
+        :raises Failed: when one of them is not answered.
+        :raises ClusterError: when the API server stays away, whatever else is wrong.
+        """
+        if times == 1:
+            self.until_told(_TRIES)
             return
-        time.sleep(_PAUSE)
+        threads = ThreadPoolExecutor(times)
+        try:
+            asked = [threads.submit(self.until_told, _TRIES) for _number in range(times)]
+            errors = [error for error in (one.exception() for one in asked) if error]
+        finally:
+            # Whoever is interrupted does not wait for answers.
+            self.over.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+        for error in sorted(errors, key=lambda error: isinstance(error, Failed)):
+            raise error
+
+    def until_told(self, tries: int, patient: bool = False) -> None:
+        """Ask until there is an answer.
+
+        :param tries: how often it may break.
+        :param patient: whether an answer that is no completion counts as one of them.
+        """
+        for left in reversed(range(tries)):
+            try:
+                _ask_once(self.cluster, self.door, self.model, self.key)
+            except (OSError, http.client.HTTPException) as error:
+                # The way leads through the API server, which is waited for: that it is away says nothing of the pod.
+                there = self.cluster.get("v1", "Pod", self.door.pod, self.door.namespace)
+                if not left or not there:
+                    reason = (error or repr(error)) if there else "the pod is gone"
+                    raise Failed(f"no connection to port {self.door.port}: {reason}") from error
+            except Failed:
+                if not left or not patient:
+                    raise
+            else:
+                return
+            if self.over.wait(_PAUSE):
+                return
 
 
 def _ask_once(cluster: Cluster, door: Door, model: str, key: str) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import Trouble, ends, trouble, troubles
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import (
+    Trouble,
+    how_ended,
+    restarts,
+    trouble,
+    troubles,
+)
 
 
 def condition(name: str, status: str = "True", **more: Any) -> dict[str, Any]:
@@ -416,10 +422,13 @@ def test_what_was_wrong_before_may_be_mended_by_now(at: str, final: bool) -> Non
 
 
 def test_how_containers_have_ended() -> None:
-    last = {"state": RUNNING, "lastState": {"terminated": {"exitCode": 139, "reason": "Error"}}}
-    ended = "container model-server of pod qwen-1 ended with exit code {} (Error)"
-    assert ends(pod(last, {**last, "state": CRASHED}, {"state": RUNNING})) == [
-        ended.format(139),
-        ended.format(1),
-    ]
-    assert ends({"metadata": {"name": "qwen-1"}}) == []
+    last = {"lastState": {"terminated": {"exitCode": 139, "reason": "Error"}}}
+    crashed = {"name": "crashed", "restartCount": 2, "state": RUNNING, **last}
+    ended = {"name": "ended", "restartCount": 1, "state": {"terminated": {"exitCode": 1}}, **last}
+    live = pod(crashed, ended, {"name": "fine", "state": RUNNING})
+    # One that has ended will be restarted.
+    assert restarts(live) == {"crashed": 2, "ended": 2, "fine": 0}
+    assert how_ended(live, "crashed") == " with exit code 139 (Error)"
+    assert how_ended(live, "ended") == " with exit code 1"
+    assert how_ended(live, "fine") == ""
+    assert restarts({"metadata": {"name": "qwen-1"}}) == {}

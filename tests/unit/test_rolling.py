@@ -104,7 +104,10 @@ class LiveCluster(FakeCluster):
                     "kind": "Pod",
                     "metadata": {"name": name, "namespace": "llm-d", "labels": template["metadata"]["labels"]},
                     "spec": {**template["spec"], **({"nodeName": "node"} if fits else {})},
-                    "status": {"conditions": [{"type": "Ready", "status": str(is_ready)}]},
+                    "status": {
+                        "conditions": [{"type": "Ready", "status": str(is_ready)}],
+                        "containerStatuses": [{"name": container["name"], "restartCount": 0}],
+                    },
                     "devices": asked if fits else 0,
                 }
             count = item["spec"].get("replicas", 1)
@@ -476,7 +479,7 @@ def test_one_that_does_not_stand_its_trial_gets_no_request(monkeypatch: pytest.M
         times.append(arguments[-1])
         new = [pod for (kind, name), pod in cluster.live.items() if kind == "Pod" and name.startswith("qwen-vllm-")]
         ended = {"terminated": {"exitCode": 139, "reason": "Error"}}
-        new[0]["status"]["containerStatuses"] = [{"name": "model-server", "restartCount": 1, "lastState": ended}]
+        new[0]["status"]["containerStatuses"][0].update(restartCount=1, lastState=ended)
 
     monkeypatch.setattr(trying, "ask_pod", restarts)
     monkeypatch.setattr(trying, "ask_gateway", restarts)

@@ -23,14 +23,19 @@ class Cluster:
     """Forwards to an engine that gives prepared answers, of which the last one stays.
 
     :param answers: status and body, or an error of the connection.
+    :param together: requests that have to be there before any is answered.
     """
 
-    def __init__(self, *answers: tuple[int, Any] | OSError, listeners: Any = (LISTENER,), pod: Any = POD) -> None:
+    def __init__(
+        self, *answers: tuple[int, Any] | OSError, listeners: Any = (LISTENER,), pod: Any = POD, together: int = 1
+    ) -> None:
         self._answers, self._listeners, self._pod = list(answers), list(listeners), pod
+        self._together, self._lock = threading.Barrier(together, timeout=5), threading.Lock()
         self.asked: list[tuple[str, int, str]] = []
 
     def forwarded(self, _namespace: str, pod: str, port: int) -> socket.socket:
-        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        with self._lock:
+            answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if isinstance(answer, OSError):
             raise answer
         ours, theirs = socket.socketpair()
@@ -42,6 +47,10 @@ class Cluster:
         while b"\r\n\r\n" not in request or not request.endswith(b"}"):
             request += end.recv(65536)
         self.asked.append((pod, port, request.decode()))
+        try:
+            self._together.wait()
+        except threading.BrokenBarrierError:
+            status = 503
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         end.sendall(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(data), data))
         end.close()
@@ -69,7 +78,7 @@ GATEWAY = {"name": "gateway", "namespace": "edge", "headers": {"x-multi-engine-r
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trying.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(trying, "_PAUSE", 0)
 
 
 def test_a_pod_is_asked_for_a_completion() -> None:
@@ -120,13 +129,47 @@ def test_what_is_no_completion(answer: Any, said: str) -> None:
 
 
 def test_many_at_once() -> None:
-    cluster = Cluster((200, FINE))
+    cluster = Cluster((200, FINE), together=5)
     trying.ask_pod(cluster, "llm-d", POD, QUESTION, 5)
     assert len(cluster.asked) == 5
     with pytest.raises(trying.Failed, match="answered 500: CUDA error"):
         trying.ask_pod(Cluster((200, FINE), (200, FINE), (500, b"CUDA error")), "llm-d", POD, QUESTION, 3)
+
+
+def test_a_gateway_is_waited_for_and_then_asked_many_times_at_once() -> None:
+    cluster = Cluster((404, b""), (200, FINE))
+    trying.ask_gateway(cluster, GATEWAY, "llm-d", QUESTION, 4)
+    assert len(cluster.asked) == 2 + 4
+    # Once there is a way, an answer is the model's: with less company it would have given another one.
+    cluster = Cluster((404, b""), (200, FINE), (200, FINE), (500, b"CUDA error"), (200, FINE))
     with pytest.raises(trying.Failed, match="answered 500: CUDA error"):
-        trying.ask_gateway(Cluster((200, FINE), (500, b"CUDA error")), GATEWAY, "llm-d", QUESTION, 2)
+        trying.ask_gateway(cluster, GATEWAY, "llm-d", QUESTION, 4)
+
+
+def test_an_api_server_that_is_away_matters_more_than_a_bad_answer() -> None:
+    cluster = Cluster((500, b""), ConnectionRefusedError("refused"), pod=Unreachable("away"))
+    with pytest.raises(Unreachable):
+        trying.ask_pod(cluster, "llm-d", POD, QUESTION, 3)
+
+
+def test_who_is_interrupted_does_not_wait_for_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def asks(*_arguments: Any) -> None:
+        begun.set()
+        end.wait(20)
+
+    def interrupted(_future: Any, _timeout: Any = None) -> None:
+        assert begun.wait(5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trying, "_ask_once", asks)
+    monkeypatch.setattr("concurrent.futures.Future.exception", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trying.ask_pod(Cluster((200, FINE)), "llm-d", POD, QUESTION, 2)
+    # They are still at it.
+    assert not end.is_set()
+    end.set()
 
 
 def test_a_connection_that_breaks_once_is_no_answer() -> None:

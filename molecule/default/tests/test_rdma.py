@@ -19,7 +19,7 @@ MODEL = {
     "rdma": {"resource": "rdma/ib"},
 }
 PORTS = ",".join(f"mlx5_{index}:1" for index in range(8))
-LOOK = "Look at the network cards of one"
+LOOK = "Host | Look at its network cards"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def looked(run: Any) -> int:
-    return len([name for name, _result in run.results if LOOK in name])
+    return len([name for name, _result in run.results if name.endswith(LOOK)])
 
 
 def test_what_an_earlier_play_saw_is_handed_over(ansible, inventory: Path, tmp_path: Path) -> None:
@@ -47,6 +47,7 @@ def test_what_an_earlier_play_saw_is_handed_over(ansible, inventory: Path, tmp_p
     overrides = ["disk-space", "no-model-fits"]
     run = ansible("gpu_nodes", "render", options=f"-i {inventory}", llm_d_overrides=overrides, **given).ok()
     assert looked(run) == 0
+    assert any(name.endswith("Look at GPU hosts") for name, _result in run.results)
     assert (tmp_path / "model_service/big.yaml").read_text().count(f"value: ={PORTS}") == 2
 
 
