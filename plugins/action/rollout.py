@@ -84,12 +84,13 @@ class ActionModule(ModuleAction):
         if not failure.get("worse"):
             result["msg"] += f"\nModel {wanted.model} is in the middle of a change. The next run goes on from there."
             return
-        if not plan.back:
+        begun = [plan.steps[entry["step"] - 1] for entry in result["timeline"]]
+        # One that has begun to go answers nobody any more: what is there of the new one is all that serves.
+        if not plan.back or any(step.old == 0 for step in begun):
             result["msg"] += f"\nModel {wanted.model} has no old one to go back to. Mend it and run this again."
             return
         old = wanted.old["label"] if wanted.old else ""
         # What a new one that serves has spoilt is not known to the last request.
-        begun = [plan.steps[entry["step"] - 1] for entry in result["timeline"]]
         unharmed = "" if any(step.serve != rollout.OLD for step in begun) else ", and lost no request"
         if unharmed and any(step.testers and not step.attempt for step in begun):
             unharmed += " but those of testers"

@@ -33,6 +33,8 @@ _HOLDS_UP = (
 _NEVER_RAN = ("StartError", "ContainerCannotRun")
 #: Exit codes of what Kubernetes stopped.
 _STOPPED = (0, 137, 143)
+#: Seconds after the end of its grace, for nodes that are busy and clocks that differ.
+OVERDUE_SECONDS = 300
 _PREEMPTION = re.compile(r" (no new claims to deallocate, )?preemption: .*", re.DOTALL)
 
 
@@ -47,6 +49,16 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
 def stays_ready(pod: Mapping[str, Any]) -> bool:
     """Whether a pod takes requests, and goes on to."""
     return is_ready(pod) and not pod["metadata"].get("deletionTimestamp")
+
+
+def is_overdue(pod: Mapping[str, Any], now: float) -> bool:
+    """Whether a pod should have been gone long ago: only a node that is lost keeps one, and nobody is answered by it.
+
+    :param now: seconds since the epoch.
+    """
+    # When its grace ends.
+    due = told.seconds(pod["metadata"].get("deletionTimestamp"))
+    return due is not None and now > due + OVERDUE_SECONDS
 
 
 def restarts(pod: Mapping[str, Any]) -> dict[str, int]:

@@ -33,6 +33,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import (
     is_server,
     labels_of,
 )
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import is_overdue
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.proving import LOOK_EVERY, Progress, Proof, Worse
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.serving import backend_of
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.sides import Sides, pod_labels, was_taken_over
@@ -331,8 +332,14 @@ class Rolling:
                         self._cluster.delete(workload, dry_run=False)
                         self._remember(workload, "removed")
         while True:
-            left = [pod["metadata"]["name"] for side in sides for pod in self._sides.pods(side)]
+            pods = {pod["metadata"]["name"]: pod for side in sides for pod in self._sides.pods(side)}
+            lost = {name for name, pod in pods.items() if is_overdue(pod, time.time())}
+            left = pods.keys() - lost
             if not left:
+                self.warnings += [
+                    f"Pod {name} is not waited for: its node, {pods[name]['spec'].get('nodeName')}, does not let it go."
+                    for name in sorted(lost)
+                ]
                 return True
             pause = min(LOOK_EVERY, deadline - time.monotonic())
             if pause <= 0:

@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import (
     Trouble,
     how_ended,
+    is_overdue,
     restarts,
     trouble,
     troubles,
@@ -432,3 +433,13 @@ def test_how_containers_have_ended() -> None:
     assert how_ended(live, "ended") == " with exit code 1"
     assert how_ended(live, "fine") == ""
     assert restarts({"metadata": {"name": "qwen-1"}}) == {}
+
+
+@pytest.mark.parametrize(
+    ("since", "overdue"), [(-30, False), (0, False), (299, False), (301, True)], ids=["grace", "due", "late", "lost"]
+)
+def test_a_pod_that_does_not_go(since: int, overdue: bool) -> None:
+    due = 1767225600
+    live = {"metadata": {"name": "qwen-1", "deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    assert is_overdue(live, due + since) is overdue
+    assert not is_overdue(pod(), due + since)

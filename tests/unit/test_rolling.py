@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import json
@@ -491,6 +492,53 @@ def test_one_that_does_not_stand_its_trial_gets_no_request(monkeypatch: pytest.M
     assert "ended with exit code 139 (Error)" in result["msg"]
     assert set(times) == {8}
     assert servers(cluster) == [("qwen-sglang", 2)]
+
+
+def test_where_the_old_one_has_gone_the_new_one_stays() -> None:
+    # Replica by replica on two GPUs, of which somebody takes the last one that becomes free.
+    cluster, delete = made(2), LiveCluster.delete
+
+    def taken(self: LiveCluster, item: dict, dry_run: bool) -> None:
+        delete(self, item, dry_run)
+        if item["metadata"]["name"] == "qwen-sglang":
+            self.devices -= 1
+            self._settle()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LiveCluster, "delete", taken)
+        result = change(cluster, stack(engine="vllm"))
+    assert result is not None
+    assert result["failed"]
+    assert "Model qwen has no old one to go back to" in result["msg"]
+    assert "stays on" not in result["msg"]
+    assert servers(cluster) == [("qwen-vllm", 2)]
+    assert len(cluster.answering()) == cluster.least == 1
+    # With room again it goes on from there.
+    cluster.devices += 1
+    cluster._settle()
+    assert change(cluster, stack(engine="vllm")) is None
+    assert len(cluster.answering()) == 2
+
+
+def test_pods_of_a_node_that_is_lost_are_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    cluster = made(4)
+    (name, _other) = cluster.answering()
+    ghost = copy.deepcopy(cluster.live["Pod", name])
+    ghost["metadata"].update(name="qwen-sglang-lost", deletionTimestamp="2026-01-01T00:00:00Z")
+    settle = LiveCluster._settle
+
+    def stays(self: LiveCluster) -> None:
+        settle(self)
+        self.live["Pod", "qwen-sglang-lost"] = ghost
+
+    monkeypatch.setattr(LiveCluster, "_settle", stays)
+    result = change(cluster, stack(engine="vllm"))
+    assert result is not None
+    assert not result.get("failed"), result["msg"]
+    assert "Pod qwen-sglang-lost is not waited for: its node, node, does not let it go." in capsys.readouterr().out
+    assert servers(cluster) == [("qwen-vllm", 2)]
 
 
 def test_pickers_are_changed_before_engines() -> None:
