@@ -35,6 +35,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.redact import R
 ROLE = "rollout"
 #: Annotations of the ConfigMap.
 REVISIONS, FAILURE = "multi-engine.llm-d.ai/revisions", "multi-engine.llm-d.ai/failure"
+RETURNING = "multi-engine.llm-d.ai/returning"
 #: Revisions that are kept, and bytes that their objects may take together: an object of etcd has at most 1.5 MiB.
 MOST, MOST_BYTES = 5, 700_000
 #: Characters of a reason that are kept; annotations may have 256 KiB together.
@@ -57,11 +58,13 @@ class Record:
     :ivar failure: of the last change that failed while what served stayed the same: ``at``, ``revision``, ``wanted`` and
         ``reason``; None when there is none.
     :ivar objects: revision to its objects, packed.
+    :ivar returning: revision that a rollback leads to, from its beginning until it is noted down that it is there.
     """
 
     revisions: Sequence[Mapping[str, Any]] = field(default_factory=list)
     failure: Mapping[str, Any] | None = None
     objects: Mapping[str, str] = field(default_factory=dict)
+    returning: str = ""
 
     @property
     def asked(self) -> str:
@@ -85,7 +88,8 @@ def record_of(live: Mapping[str, Any] | None) -> Record:
     """Return what a live ConfigMap says."""
     annotations = (live or {"metadata": {}})["metadata"].get("annotations") or {}
     objects = (live or {}).get("binaryData") or {}
-    return Record(_parsed(annotations, REVISIONS, list) or [], _parsed(annotations, FAILURE, dict), objects)
+    revisions, failure = _parsed(annotations, REVISIONS, list) or [], _parsed(annotations, FAILURE, dict)
+    return Record(revisions, failure, objects, annotations.get(RETURNING, ""))
 
 
 def _parsed(annotations: Mapping[str, str], name: str, kind: type) -> Any:
@@ -116,11 +120,16 @@ def served(record: Record, entry: Mapping[str, Any], objects: str | None) -> Rec
     return _bounded(Record([*others, entry], record.failure if same else None, kept))
 
 
+def goes_back(record: Record, revision: str) -> Record:
+    """Return ``record`` when a rollback to ``revision`` begins, so that one that is interrupted knows where it led."""
+    return replace(record, returning=revision)
+
+
 def went_back(record: Record, revision: str, since: str) -> Record:
     """Return ``record`` after a rollback to ``revision`` from the last one."""
     if revision not in [item["revision"] for item in record.revisions[:-1]]:
         # Somebody else was faster.
-        return record
+        return replace(record, returning="")
     left = record.revisions[-1]
     after = served(record, {"revision": revision, "since": since}, None)
     place = {name: left.get(name, "") for name in ("revision", "engine", "version")}
@@ -189,6 +198,8 @@ def _annotations(record: Record) -> dict[str, str]:
     result = {ASKED: record.asked, REVISIONS: json.dumps(list(record.revisions))}
     if record.failure:
         result[FAILURE] = json.dumps(record.failure)
+    if record.returning:
+        result[RETURNING] = record.returning
     return result
 
 

@@ -35,6 +35,14 @@ options:
     description: Options of role C(model_service), without their prefix.
     type: dict
     default: {}
+  returning:
+    description: Models that a rollback is about to lead to a revision that is known, so that it goes on when it is interrupted.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      model: {description: Name of the model., type: str, required: true}
+      revision: {description: The revision., type: str, required: true}
   returned:
     description: Models that a rollback has led to a revision that is known.
     type: list
@@ -102,8 +110,8 @@ RETURN = r"""
 history:
   description: >-
     By model its C(revisions), the last one last, each with C(revision), C(since), C(engine), C(version), C(image) and
-    C(release), and C(back_from) where a rollback led to it; and C(failure), with C(at), C(revision), C(wanted) and
-    C(reason), or null.
+    C(release), and C(back_from) where a rollback led to it; C(failure), with C(at), C(revision), C(wanted) and
+    C(reason), or null; and C(returning), the revision that a rollback leads to which is under way or was interrupted.
   returned: success
   type: dict
 serving:
@@ -131,6 +139,12 @@ ARGUMENTS = {
     "resolved": {"type": "str"},
     "gaie_options": {"type": "dict", "default": {}},
     "model_service_options": {"type": "dict", "default": {}},
+    "returning": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {"model": _TEXT, "revision": _TEXT},
+    },
     "returned": {
         "type": "list",
         "elements": "dict",
@@ -178,7 +192,10 @@ def run(module, cluster: Cluster) -> dict:
         return {"changed": changed, "history": {}, "due": []}
     result: dict = {
         "changed": changed,
-        "history": {name: {"revisions": one.revisions, "failure": one.failure} for name, one in known.items()},
+        "history": {
+            name: {"revisions": one.revisions, "failure": one.failure, "returning": one.returning}
+            for name, one in known.items()
+        },
     }
     if params["wanted"]:
         result["due"] = due(cluster, params, known)
@@ -195,6 +212,9 @@ def write(module, cluster: Cluster) -> bool:
     for one in params["entries"]:
         entry, packed = {**one["entry"], "since": now}, one["objects"]
         changes.append((one["model"], lambda record, entry=entry, packed=packed: history.served(record, entry, packed)))
+    for one in params["returning"]:
+        revision = one["revision"]
+        changes.append((one["model"], lambda record, revision=revision: history.goes_back(record, revision)))
     for one in params["returned"]:
         revision = one["revision"]
         changes.append((one["model"], lambda record, revision=revision: history.went_back(record, revision, now)))
@@ -214,7 +234,13 @@ def write(module, cluster: Cluster) -> bool:
 
 def due(cluster: Cluster, params: dict, known: dict) -> list[str]:
     """Return the models that serve as they are wanted, and are not noted down so."""
-    late = [one for one in params["wanted"] if known.get(one["model"], history.Record()).asked != one["asked"]]
+    records = {one["model"]: known.get(one["model"], history.Record()) for one in params["wanted"]}
+    # A rollback that was given up ends with what serves instead.
+    late = [
+        one
+        for one in params["wanted"]
+        if records[one["model"]].asked != one["asked"] or records[one["model"]].returning
+    ]
     if not late:
         return []
     live = serving.read(cluster, params["stack"], params["namespace"]) or {}

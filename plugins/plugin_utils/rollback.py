@@ -85,7 +85,7 @@ def ways(
 ) -> dict[str, Any]:
     """Return the changes that lead back.
 
-    :param known: by model its ``revisions`` and ``failure``.
+    :param known: by model its ``revisions``, ``failure`` and ``returning``.
     :param objects: by model and revision its packed objects.
     :param serving: by model what serves it, see :mod:`serving` of module_utils.
     :param model: the model; empty where only one has a revision to go back to.
@@ -115,9 +115,11 @@ def ways(
     found = [item for item in candidates[model] if item["revision"].startswith(to)]
     if to and len(found) != 1:
         return _refused(f"rollback_to is {to!r}, which is not one revision that model {model} can go back to.\n{told}")
-    if not found:
+    if not found and not known[model].get("returning"):
         return _refused(f"Model {model} has no revision before the one that serves.\n{told}")
-    target = found[-1]
+    # One that was interrupted goes on, rather than back.
+    going = [item for item in known[model]["revisions"] if item["revision"] == known[model].get("returning") and not to]
+    target = (found + going)[-1]
     try:
         change = _change(model, live, target, objects.get(model, {}).get(target["revision"]), strategy)
     except (history.HistoryError, KeyError) as error:

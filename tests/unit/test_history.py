@@ -211,6 +211,7 @@ def run(cluster: FakeCluster, check: bool = False, **params: Any) -> dict[str, A
         "stack": "llm-d",
         "namespace": "llm-d",
         "returned": [],
+        "returning": [],
         "failure": None,
         "objects": False,
         "wanted": [],
@@ -244,6 +245,19 @@ def serving(monkeypatch: pytest.MonkeyPatch, *workloads: tuple[str, int]) -> lis
 def test_what_serves_as_it_is_wanted_is_due(monkeypatch: pytest.MonkeyPatch, workloads: list, due: list[str]) -> None:
     serving(monkeypatch, *workloads)
     assert run(Cluster(), wanted=WANTED)["due"] == due
+
+
+def test_a_rollback_that_was_given_up_is_forgotten_with_what_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    serving(monkeypatch, ("a", 1))
+    cluster = Cluster()
+    run(cluster, entries=[NOTE])
+    assert run(cluster, returning=[{"model": "qwen", "revision": "b"}])["history"]["qwen"]["returning"] == "b"
+    assert run(cluster, wanted=WANTED)["due"] == ["qwen"]
+    assert run(cluster, entries=[NOTE])["history"]["qwen"]["returning"] == ""
+    assert run(cluster, wanted=WANTED)["due"] == []
+    # And with one that is there.
+    run(cluster, returning=[{"model": "qwen", "revision": "a"}])
+    assert run(cluster, returned=[{"model": "qwen", "revision": "a"}])["history"]["qwen"]["returning"] == ""
 
 
 def test_a_run_without_changes_is_one_small_read(monkeypatch: pytest.MonkeyPatch) -> None:

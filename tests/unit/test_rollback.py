@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import pytest
 from ansible_collections.llm_d.multi_engine.plugins.module_utils import history
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import MODEL_SERVERS
 from ansible_collections.llm_d.multi_engine.plugins.plugin_utils import rollback
 from ansible_collections.llm_d.multi_engine.tests.unit import shipped, test_rolling
 from ansible_collections.llm_d.multi_engine.tests.unit.test_rolling import LiveCluster, Plugin, stack
@@ -31,13 +33,15 @@ class Kept:
         return one["revision"]
 
     def ways(self, cluster: LiveCluster, **given: str) -> dict[str, Any]:
-        known = {"qwen": {"revisions": self.record.revisions, "failure": self.record.failure}}
+        record = self.record
+        known = {"qwen": {"revisions": record.revisions, "failure": record.failure, "returning": record.returning}}
         return rollback.ways(known, {"qwen": self.record.objects}, test_rolling.live_serving(cluster), **given)
 
     def go(self, cluster: LiveCluster, **given: str) -> dict[str, Any]:
         found = self.ways(cluster, **given)
         assert found["refusals"] == []
         (change,) = found["changes"]
+        self.record = history.goes_back(self.record, change["plan"]["new"]["revision"])
         result = Plugin(cluster, change).go()
         if not result.get("failed"):
             self.record = history.went_back(self.record, change["plan"]["new"]["revision"], "later")
@@ -136,6 +140,37 @@ def test_out_of_a_change_that_was_interrupted_at_any_moment(case: str) -> None:
         assert test_rolling.servers(cluster) == [("qwen-sglang", 2)], fatal
         assert cluster.least == 2, fatal
     assert beside > 2
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_that_was_interrupted_at_any_moment_goes_on(case: str) -> None:
+    devices, model, name, pool = CASES[case]
+    cluster, kept = installed(devices)
+    changed(cluster, kept, **model)
+    cluster.kept = []
+    before = kept.record
+    assert not kept.go(cluster).get("failed")
+    moments = [*cluster.kept, test_rolling.frozen(cluster)]
+    assert len(moments) > 4
+    for number, moment in enumerate(moments):
+        there: LiveCluster = pickle.loads(moment)
+        # It was noted down where it leads, and not that it is there.
+        kept.record = history.goes_back(before, kept.record.revisions[-1]["revision"])
+        (servers,) = [json.loads(change["servers"]) for change in kept.ways(there)["changes"]]
+        result = kept.go(there)
+        assert not result.get("failed"), (number, result["msg"])
+        # Its last replicas the role makes, with what scales them.
+        for item in servers:
+            if item["kind"] in MODEL_SERVERS:
+                there.apply(item, False, False)
+        assert test_rolling.servers(there) == [(name, 2)], number
+        assert test_rolling.live_serving(there)["qwen"]["pool"] == pool
+        assert kept.record.revisions[-1]["back_from"]["engine"] == model.get("engine", "sglang")
+        assert not kept.record.returning
+    # Somebody who names another one gets that.
+    kept.record = history.goes_back(before, before.revisions[0]["revision"])
+    changed(cluster, kept, **model)
+    assert not kept.record.returning
 
 
 def test_nothing_goes_back_by_a_canary_unless_it_is_asked_for() -> None:
