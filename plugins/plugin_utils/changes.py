@@ -103,10 +103,15 @@ def pending(resolved: Mapping[str, Any], serving: Mapping[str, Any], objects: Se
 
 def _metrics(resolved: Mapping[str, Any], model: Mapping[str, Any], change: rollout.Change) -> dict[str, Any]:
     """Return what tells of the requests of old, new and their pickers; nothing of an engine that nobody knows any more."""
-    picker = resolved["release"]["endpoint_picker"]
     old = change.old["engine"] if change.old else ""
+    own = metrics_of(resolved, model)
+    return {**own, "old": own["new"] if old == model["engine"] else _traffic(resolved["metrics"].get(old, {}))}
+
+
+def metrics_of(resolved: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells of the requests of ``model`` (``new``) and of its picker."""
+    picker = resolved["release"]["endpoint_picker"]
     return {
-        "old": _traffic(model["metrics"] if old == model["engine"] else resolved["metrics"].get(old, {})),
         "new": _traffic(model["metrics"]),
         "picker": {**picker["traffic"], "port": picker["ports"]["metrics"]},
     }

@@ -59,6 +59,7 @@ def entry(
     content = {
         "model": model,
         "question": changes.question_of(alone),
+        "metrics": changes.metrics_of(resolved, model),
         "places": places,
     }
     about = {
@@ -160,6 +161,8 @@ def _change(
         "servers": json.dumps(there["servers"]),
         "routing": json.dumps(there["routing"]),
         "question": kept["question"],
+        # Nothing is compared on the way back: the timeline has them.
+        "metrics": kept.get("metrics", {}),
     }
 
 

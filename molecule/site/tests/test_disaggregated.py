@@ -144,6 +144,12 @@ def met(kube: Kube, pod: dict) -> list[dict[str, str]]:
     return [dict(zip(("host", "port", "room"), one, strict=True)) for one in found]
 
 
+def newest(kube: Kube, pod: dict, before: int) -> dict[str, str]:
+    """Return where the request was met that came after ``before`` others, once its line is there."""
+    eventually(lambda: len(met(kube, pod)) == before + 1)
+    return met(kube, pod)[-1]
+
+
 def test_each_side_has_its_pods(pairs, kube) -> None:
     assert len(kube.pods("pairs", model="finch", role="prefill")) == 2
     assert len(kube.pods("pairs", model="finch", role="decode")) == 1
@@ -155,31 +161,32 @@ def test_each_side_has_its_pods(pairs, kube) -> None:
 
 def test_both_sides_meet_in_one_room(gate, kube) -> None:
     prefills, decode = kube.pods("pairs", model="finch", role="prefill"), pod(kube, "finch", "decode")
-    addresses = {prefill["status"]["podIP"] for prefill in prefills}
-    before = len(met(kube, decode))
-    for count in range(1, 9):
+    addresses, before = {prefill["status"]["podIP"] for prefill in prefills}, met(kube, decode)
+    seen: list[dict[str, str]] = []
+    # Of two that are equally empty the picker takes any.
+    while {one["host"] for one in seen} != addresses and len(seen) < 40:
         answer = gate.complete("birds/finch", "/finch")
         assert answer.status == 200, answer
         assert answer.json["choices"]
         assert answer.headers[PICKED] == "true"
-        where = met(kube, decode)[before:]
-        assert len(where) == count
-        assert (where[-1]["host"] in addresses, where[-1]["port"]) == (True, "9998")
+        seen.append(newest(kube, decode, len(before) + len(seen)))
+        assert (seen[-1]["host"] in addresses, seen[-1]["port"]) == (True, "9998")
         # The proxy does not wait for the prefill side.
-        (prefill,) = (one for one in prefills if one["status"]["podIP"] == where[-1]["host"])
-        eventually(lambda prefill=prefill, room=where[-1]: room in met(kube, prefill))
-    assert len({one["room"] for one in where}) == 8
-    # Of two that are equally empty it takes any.
-    assert {one["host"] for one in where} == addresses
+        (prefill,) = (one for one in prefills if one["status"]["podIP"] == seen[-1]["host"])
+        eventually(lambda prefill=prefill, room=seen[-1]: room in met(kube, prefill))
+    assert len({one["room"] for one in seen}) == len(seen)
+    assert {one["host"] for one in seen} == addresses
 
 
 def test_clients_cannot_name_a_prefill_pod(gate, kube) -> None:
     decode, other = pod(kube, "finch", "decode"), pod(kube, "wren", "prefill")
+    own = {prefill["status"]["podIP"] for prefill in kube.pods("pairs", model="finch", role="prefill")}
     for target in (address(decode), address(other), "169.254.169.254:80"):
         # The picker puts its own choice in the place of theirs.
+        before = len(met(kube, decode))
         answer = gate.complete("birds/finch", "/finch", headers={HEADER: target})
         assert answer.status == 200, answer
-        assert met(kube, decode)[-1]["host"] != target.partition(":")[0]
+        assert newest(kube, decode, before)["host"] in own
         # Past the picker the proxy has pods of the model's pool only.
         answer = client(decode).complete("birds/finch", headers={HEADER: target})
         assert answer.status == 403, answer
@@ -273,7 +280,7 @@ def test_engines_are_exchanged_under_traffic_and_back(pairs, kube, load) -> None
         pairs(llm_d_models=exchanged).ok(changed=False)
         assert only_its_own(kube, "wren") > 10
 
-        pairs().ok(changed=True)
+        pairs(llm_d_models=models(SGLANG, VLLM)).ok(changed=True)
         assert serving(kube, "finch") == ({"sglang"}, {"finch"})
         assert serving(kube, "wren") == ({"vllm"}, {"wren"})
     requests.unharmed(100)
@@ -289,18 +296,20 @@ def only_its_own(kube: Kube, model: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("unfit", "said"),
+    ("unfit", "timeout", "said"),
     [
-        ({"image": "localhost/llm-d-multi-engine/nothing:1"}, "0 of 1 pods are ready"),
-        ({"env": {**VARIABLES["llm_d_model_defaults"]["env"], "STAND_IN_FAIL_AFTER": 0}}, "is answered 500"),
+        ({"image": "localhost/llm-d-multi-engine/nothing:1"}, 5, "0 of 1 pods are ready"),
+        ({"env": {**VARIABLES["llm_d_model_defaults"]["env"], "STAND_IN_FAIL_AFTER": 0}}, 120, "is answered 500"),
     ],
     ids=["it is never ready", "it fails its first completion"],
 )
-def test_an_engine_that_is_not_fit_gets_no_request(pairs, kube, load, unfit: dict[str, Any], said: str) -> None:
+def test_an_engine_that_is_not_fit_gets_no_request(
+    pairs, kube, load, unfit: dict[str, Any], timeout: int, said: str
+) -> None:
     finch, wren = models(SGLANG, VLLM)
     (other, _wren) = models(VLLM, VLLM)
     with load as requests:
-        message = pairs(llm_d_models=[{**other, **unfit}, wren], rollout_timeout=8).failed()
+        message = pairs(llm_d_models=[{**other, **unfit}, wren], rollout_timeout=timeout).failed()
         assert "Model finch stays on sglang" in message
         assert said in message
         assert serving(kube, "finch") == ({"sglang"}, {"finch"})
@@ -310,14 +319,25 @@ def test_an_engine_that_is_not_fit_gets_no_request(pairs, kube, load, unfit: dic
     assert serving(kube, "finch") == ({"sglang"}, {"finch"})
 
 
+def test_the_topology_is_changed_under_traffic(pairs, kube, load) -> None:
+    finch, wren = models(SGLANG, SGLANG)
+    together = {key: value for key, value in wren.items() if key not in ("topology", "disaggregation")}
+    with load as requests:
+        pairs(llm_d_models=[finch, together]).ok(changed=True)
+        (only,) = kube.pods("pairs", model="wren")
+        assert only["metadata"]["labels"]["llm-d.ai/role"] not in ROLES
+    requests.unharmed(30)
+
+
 def test_recreated_where_somebody_asks_for_it(pairs, gate, kube) -> None:
-    recreated = pairs(llm_d_models=models(SGLANG, SGLANG, rollout={"strategy": "recreate"})).ok(changed=True)
+    # From one kind of pods to two.
+    recreated = pairs(llm_d_models=models(SGLANG, VLLM, rollout={"strategy": "recreate"})).ok(changed=True)
     words = [
         item["words"] for _name, result in recreated.results for item in result.get("results", []) if "words" in item
     ]
-    assert "Model wren: vllm" in words[0][0]
+    assert "Model wren: sglang" in words[0][0]
     assert "strategy recreate" in words[0][0]
-    assert serving(kube, "wren")[0] == {"sglang"}
+    assert serving(kube, "wren")[0] == {"vllm"}
     eventually(lambda: gate.complete("birds/wren", "/wren").status == 200)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import yaml
@@ -103,7 +104,10 @@ def test_another_engine_and_other_arguments_and_back(ansible, kube, traffic, tmp
         assert serving(kube) == AFTER
         ansible("stand-ins", "rollback", rollout_report_dir=str(tmp_path), **back).ok(changed=True)
         (timeline,) = tmp_path.glob("birds-*.html")
-        assert "robin" in timeline.read_text()
+        # With what the picker has counted.
+        (count,) = re.findall(r"<dt>Requests</dt><dd>(\d+)</dd>", timeline.read_text())
+        assert int(count) > 5
+        assert "<h2>robin</h2>" in timeline.read_text()
         assert serving(kube) == {**AFTER, "robin": BEFORE["robin"]}
         after = ansible("stand-ins", "status", llm_d_models=wanted)
         assert "another engine or version runs: robin" in after.failed()

@@ -67,11 +67,13 @@ def pool(kube: Kube) -> str:
 
 @pytest.fixture
 def load(stand_ins, ansible, kube, request, tmp_path_factory) -> Iterator[Load]:
-    """Requests for the time of the test; afterwards its picture lies beside the logs of pytest."""
+    """Requests for the time of the test, all answered; afterwards its picture lies beside the logs of pytest."""
     ansible("stand-ins", "models", llm_d_models=models()).ok()
     assert engines(kube) == {"sglang": 2}
     with Load(f"http://{stand_ins.client.address}", TARGETS) as requests:
         yield requests
+    # Those that were under way at the end, too.
+    requests.unharmed(30)
     folder = tmp_path_factory.getbasetemp()
     seen = requests.traffic()
     event = {"at": seen[0]["at"], "model": "swift", "step": 1, "serve": "old", "ready": {"old": 2, "new": 0}}
@@ -111,6 +113,7 @@ def test_a_play_that_is_killed_at_each_boundary_is_gone_on_with(ansible, kube, h
         lambda: "vllm" in {pod["metadata"]["labels"][ENGINE] for pod in kube.pods(NAMESPACE, model="swift")},
         lambda: pool(kube) == "both",
         lambda: pool(kube) == "vllm",
+        lambda: len(kube.pods(NAMESPACE, model="swift")) == 2,
     ]
     for boundary in boundaries:
         Play(tmp_path, **wanted).kill_when(boundary)
@@ -124,7 +127,6 @@ def test_a_play_that_is_killed_at_each_boundary_is_gone_on_with(ansible, kube, h
         restart_api_server(host)
         back.result().ok(changed=True)
     assert (engines(kube), pool(kube)) == ({"sglang": 2}, "sglang")
-    load.unharmed()
 
 
 def test_an_engine_that_fails_its_first_completion_gets_no_request(ansible, kube, load) -> None:
@@ -133,7 +135,6 @@ def test_an_engine_that_fails_its_first_completion_gets_no_request(ansible, kube
     assert "Model swift stays on sglang" in message
     assert "500" in message
     assert (engines(kube), pool(kube)) == ({"sglang": 2}, "sglang")
-    load.unharmed()
 
 
 def test_an_engine_that_crashes_under_load_gets_no_request(ansible, kube, load) -> None:
@@ -144,7 +145,6 @@ def test_an_engine_that_crashes_under_load_gets_no_request(ansible, kube, load) 
     assert "Model swift stays on sglang" in message
     assert "ended with exit code 139" in message
     assert (engines(kube), pool(kube)) == ({"sglang": 2}, "sglang")
-    load.unharmed()
 
 
 @pytest.fixture
@@ -187,10 +187,9 @@ def test_a_node_is_drained_in_the_middle(ansible, kube, load, further_nodes) -> 
     with ThreadPoolExecutor(1) as background:
         play = background.submit(ansible, "stand-ins", "models", llm_d_models=models(**VLLM, **elsewhere))
         eventually(lambda: pool(kube) == "both", 90)
-        assert {pod["spec"]["nodeName"] for pod in kube.pods(NAMESPACE, model="swift")} == {drained, other}
+        assert drained in {pod["spec"]["nodeName"] for pod in kube.pods(NAMESPACE, model="swift")}
         kube("drain", drained, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s")
         play.result().ok(changed=True)
     assert (engines(kube), pool(kube)) == ({"vllm": 2}, "vllm")
     assert {pod["spec"]["nodeName"] for pod in kube.pods(NAMESPACE, model="swift")} == {other}
     ansible("stand-ins", "models", llm_d_models=models()).ok(changed=True)
-    load.unharmed()
