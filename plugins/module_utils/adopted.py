@@ -141,7 +141,8 @@ class Adopted:
         if same:
             raise ClusterError(
                 f"Model {self._model}: what was taken over has the names that ours would have: {', '.join(same)}. Both "
-                f"have to be there for a while. Take it over for a model of another name (adopt_take: {{POOL: MODEL}})."
+                f"have to be there for a while. Take it over for a model of another name (adopt_take: {{POOL: MODEL}}); "
+                "what is as ours would be needs no adopt_take, but gaie_adopt, model_service_adopt and rollout_adopt: true."
             )
         for pool in self._list(POOL):
             if any(selects(selector_of(pool), item) for item in ours if item["kind"] in MODEL_SERVERS):

@@ -283,7 +283,8 @@ def _fates(
         fates[name_of(server)] = (
             f"goes on until pods of {name_of(other) if other else 'ours'} serve: {', '.join(reasons)} differ"
             if reasons
-            else "stays, and its pods with it: they are as ours would be"
+            else "stays, and its pods with it: they are as ours would be. Leave it out of adopt_take, and run models with "
+            "gaie_adopt, model_service_adopt and rollout_adopt: true"
         )
     for name in deployment["objects"]:
         if name not in fates:

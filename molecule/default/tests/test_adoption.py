@@ -134,6 +134,27 @@ def test_looked_at_and_taken_over(ansible, api) -> None:
     assert objects(api) == before
 
 
+def test_what_is_as_ours_would_be_is_taken_as_it_is(ansible, api) -> None:
+    # Ours, whose labels somebody has lost.
+    mine = {"llm_d_namespace": NAMESPACE, "llm_d_models": [{"name": "lost", "source": "hf://Qwen/Qwen3-4B"}]}
+    ansible("models", **mine).ok(changed=True)
+    marks = ("app.kubernetes.io/managed-by-", "multi-engine.llm-d.ai/stack-", "app.kubernetes.io/part-of-")
+    for kind in ("deployment", "inferencepool", "httproute"):
+        api.kubectl("label", kind, "-n", NAMESPACE, "--all", *marks)
+    before = objects(api)
+    assert "Deployment lost-vllm" in before or "Deployment lost-sglang" in before
+
+    refused = ansible("models", **mine)
+    assert refused.rc == 2
+    assert "adopt" in refused.message
+    assert objects(api) == before
+    adopt = dict.fromkeys(("gaie_adopt", "model_service_adopt", "rollout_adopt"), True)
+    ansible("models", **mine, **adopt).ok(changed=True)
+    # Generations and templates: no pod would notice.
+    assert objects(api) == before
+    ansible("models", **mine).ok(changed=0)
+
+
 @pytest.mark.parametrize("deployed", ["helm3", "helm"], indirect=True)
 def test_helm_takes_nothing_of_it_away_any_more(api, cluster, deployed: str) -> None:
     """Neither does an uninstall delete what was taken over, nor does an upgrade change it."""
