@@ -147,7 +147,7 @@ ansible_facts:
           type: dict
           contains:
             loaded: {description: "Its V(version), null for the kernel's own, and V(srcversion), as far as they are known.", type: dict}
-            next_kernel: {description: The same of the module that the next boot takes., type: dict}
+            next_kernel: {description: The same of the module that the next boot takes; null where it cannot be read., type: dict}
         containerd:
           description: What runs containers.
           type: dict

@@ -128,7 +128,10 @@ def _config(model: Mapping, picker: Mapping) -> dict[str, Any]:
         told = fill({name: picker["metrics"][name] for name in ("plugins", "config")}, _metrics(model))
         there = {plugin["type"] for plugin in config["plugins"]}
         added = [plugin for plugin in told["plugins"] if plugin["type"] not in there]
+        gates = [*config.get("featureGates", []), *told["config"].get("featureGates", [])]
         config = {**config, **told["config"], "plugins": config["plugins"] + added}
+        if gates:
+            config["featureGates"] = list(dict.fromkeys(gates))
     if model["autoscaling"].get("gates"):
         config["featureGates"] = [*config.get("featureGates", []), *model["autoscaling"]["gates"]]
     scorer = picker.get("lora_scorer")

@@ -24,16 +24,18 @@ def reasons(facts: Mapping[str, Any]) -> list[str]:
         told.append(f"driver {loaded['version']} is loaded, the next boot takes {following['version']}")
     if following and not loaded and facts["gpus"]:
         told.append(f"driver {following['version']} is installed and none is loaded")
-    return told + _network(facts.get("mlx5_core"))
+    return told + network(facts)
 
 
-def _network(module: Mapping[str, Any] | None) -> list[str]:
+def network(facts: Mapping[str, Any]) -> list[str]:
     """Return whether NVIDIA's network cards have another driver after the next boot, such as DOCA-OFED's."""
+    module, kernel = facts.get("mlx5_core"), facts["kernel"]
     if not module or not module["next_kernel"]:
         return []
     loaded, following = module["loaded"], module["next_kernel"]
-    # Not every kernel tells the second.
-    other = loaded["srcversion"] and following["srcversion"] and loaded["srcversion"] != following["srcversion"]
+    # Every kernel is built from other sources, and not every one tells of which.
+    known = kernel["next"] == kernel["running"] and loaded["srcversion"] and following["srcversion"]
+    other = known and loaded["srcversion"] != following["srcversion"]
     if not other and loaded["version"] == following["version"]:
         return []
     comes = "another build" if loaded["version"] == following["version"] else following["version"] or "the kernel's own"

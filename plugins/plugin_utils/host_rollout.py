@@ -12,6 +12,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils.marks import MO
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import stays_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.scheduling import has_ended, quantity
 
+from . import host_reboot
 from .findings import listing
 from .objects import POD_ROLE_LABEL
 
@@ -121,6 +122,8 @@ def host_faults(facts: Mapping[str, Any], gpus: int, report: str = "", rebooted:
         faults.append(f"kernel {kernel['running']} runs, {kernel['next']} should")
     if rebooted and facts["nouveau"]["loaded"] and facts["nouveau"]["blacklisted"]:
         faults.append("nouveau is loaded again; make the initramfs anew")
+    if rebooted and (reasons := host_reboot.network(facts)):
+        faults.append(f"{reasons[0]}, and this one did not; make the initramfs anew")
     wanted, loaded = driver["running_kernel"], driver["loaded"]
     if wanted and not loaded:
         faults.append(f"driver {wanted['version']} is installed and not loaded; the kernel's log tells why")

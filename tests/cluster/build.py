@@ -89,8 +89,8 @@ def go_mod(program: GoProgram, upstream: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def build_go(program: GoProgram, directory: Path, step: Step) -> None:
-    """Build `program` statically linked into `directory`; Go's own caches make a second build short."""
+def build_go(name: str, program: GoProgram, directory: Path, step: Step) -> None:
+    """Build `program`, component `name`, statically linked into `directory`; Go's own caches make a second build short."""
     go = go_binary()
     with cache.scratch("go-build") as main_module:
         source = module_source(program.module, program.version)
@@ -102,7 +102,7 @@ def build_go(program: GoProgram, directory: Path, step: Step) -> None:
         logged(
             [go, "build", "-v", "-mod=mod", "-trimpath", f"-ldflags={program.linker_flags()}"]
             + ["-o", f"{directory}/", *program.packages()],
-            cache_dir() / "logs" / f"build-{program.binaries()[0]}.log",
+            cache_dir() / "logs" / f"build-{name}.log",
             step,
             cwd=main_module,
             env=GO_ENVIRONMENT,
@@ -275,7 +275,7 @@ def _layer(component: str, name: str, layer_key: str) -> Component:
 
 def _compiled(name: str, program: GoProgram) -> Component:
     return Component(
-        name, program.binaries(), program.recipe(), lambda directory, step: build_go(program, directory, step)
+        name, program.binaries(), program.recipe(), lambda directory, step: build_go(name, program, directory, step)
     )
 
 

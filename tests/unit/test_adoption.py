@@ -343,7 +343,9 @@ def test_what_is_as_ours_would_be_keeps_its_pods() -> None:
     (model,) = resolved({**PLAIN}, namespace="llm", stack="llm")["models"]
     (ours,) = [item for item in compose("llm", "llm", model, MODEL_OPTIONS) if item["kind"] == "Deployment"]
     shown = report(deployment(ours), {**given, "models": [{**PLAIN}]}, CATALOGUE)
-    assert shown["fates"][0]["fate"].startswith("stays, and its pods with it: they are as ours would be. Leave it out of ")
+    assert shown["fates"][0]["fate"].startswith(
+        "stays, and its pods with it: they are as ours would be. Leave it out of "
+    )
 
 
 def test_nothing_there() -> None:

@@ -110,6 +110,15 @@ def test_a_command_at_the_modules_root_is_named_like_the_module() -> None:
     assert program.packages() == ["github.com/coredns/coredns"]
 
 
+def test_our_own_commands_are_built_of_a_modules_packages() -> None:
+    picker = build.programs()["llm_d_picker"]
+    assert (picker.binaries(), picker.packages()) == (("epp",), ["./epp"])
+    # They decide the result, and nothing of them is in that of others.
+    assert "plugin.Register(filter.PrefillRoleType" in picker.recipe()
+    assert picker.recipe().startswith("github.com/llm-d/llm-d-inference-scheduler@v")
+    assert "plugin.Register" not in build.programs()["routing_proxy"].recipe()
+
+
 # Ports
 
 

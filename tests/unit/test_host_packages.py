@@ -275,6 +275,11 @@ def network(loaded: str | None, following: str | None, *sources: str) -> dict[st
         (network("24.10-0.7.0", None), ["mlx5_core 24.10-0.7.0 is loaded, the next boot takes the kernel's own"]),
         (network(None, None, "A", "B"), ["mlx5_core of the kernel is loaded, the next boot takes another build"]),
         ({"mlx5_core": {"loaded": {"version": "1", "srcversion": None}, "next_kernel": None}}, []),
+        # Another kernel has other sources.
+        (
+            {"kernel": {**good()["kernel"], "next": "6.9"}, **network(None, None, "A", "B")},
+            ["kernel 6.8.0-45-generic runs, the next boot takes 6.9"],
+        ),
     ],
 )
 def test_reasons_to_reboot(changed: dict[str, Any], reasons: list[str]) -> None:

@@ -143,6 +143,10 @@ def test_hosts_after_a_reboot() -> None:
     kernel = {**good()["kernel"], "running": "6.8.0-1", "next": "6.8.0-2"}
     facts = host(kernel=kernel, nouveau={"loaded": True, "blacklisted": True})
     assert host_rollout.host_faults(facts, 1) == []
+    doca = {"loaded": {"version": None, "srcversion": None}, "next_kernel": {"version": "24.10", "srcversion": None}}
+    assert host_rollout.host_faults(host(mlx5_core=doca), 8, rebooted=True) == [
+        "mlx5_core of the kernel is loaded, the next boot takes 24.10, and this one did not; make the initramfs anew"
+    ]
     assert host_rollout.host_faults(facts, 1, rebooted=True) == [
         "kernel 6.8.0-1 runs, 6.8.0-2 should",
         "nouveau is loaded again; make the initramfs anew",

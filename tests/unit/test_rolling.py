@@ -438,6 +438,24 @@ def test_one_that_falls_ill_under_load_leaves_the_old_one(monkeypatch: pytest.Mo
     assert cluster.least == 2
 
 
+def test_one_that_is_restarted_by_others_requests_leaves_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = made(4)
+
+    def crashes(_seconds: float) -> None:
+        """While it is watched; it is ready again at once."""
+        new = [pod for (kind, name), pod in cluster.live.items() if kind == "Pod" and name.startswith("qwen-vllm-")]
+        new[0]["status"]["containerStatuses"][0]["restartCount"] = 1
+
+    monkeypatch.setattr(time, "sleep", crashes)
+    result = change(cluster, stack(engine="vllm", rollout={"strategy": "surge", "hold_seconds": 5}))
+    assert result is not None
+    assert result["failed"]
+    assert "The new one did not stay well when it got requests:" in result["msg"]
+    assert "it has restarted" in result["msg"]
+    assert servers(cluster) == [("qwen-sglang", 2)]
+    assert cluster.least == 2
+
+
 @pytest.mark.parametrize(
     ("strategy", "more", "who"),
     [

@@ -36,7 +36,7 @@ def collect(tree: Tree, image_root: str, kubelet_root: str, machine: str | None 
         "nvswitches": switches,
         "nics": networks,
         "driver": driver.driver(tree, kernels["running"], kernels["next"]),
-        "mlx5_core": modules.builds(tree, kernels["next"], "mlx5_core"),
+        "mlx5_core": modules.loaded_and_next(tree, kernels["next"], "mlx5_core"),
         "containerd": runtime.containerd(tree),
         # Every kubelet makes this folder when it starts for the first time.
         "kubelet": tree.exists(f"{kubelet_root}/pods"),

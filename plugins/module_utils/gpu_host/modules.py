@@ -24,7 +24,7 @@ def told(tree: Tree, file: str) -> dict[str, str]:
     return _modinfo(tree, file) or _read_module(tree, file)
 
 
-def builds(tree: Tree, release: str | None, name: str) -> dict | None:
+def loaded_and_next(tree: Tree, release: str | None, name: str) -> dict | None:
     """Return which build of a module is ``loaded``, and which one a kernel would load (``next_kernel``).
 
     Each is ``version`` (a kernel's own modules have none, as a rule) and ``srcversion``, null where it is not known.
@@ -33,7 +33,7 @@ def builds(tree: Tree, release: str | None, name: str) -> dict | None:
     folder = f"/sys/module/{name}"
     if not tree.exists(folder):
         return None
-    loaded = {key: (tree.text(f"{folder}/{key}") or "").strip() or None for key in ("version", "srcversion")}
+    loaded = {key: tree.line(f"{folder}/{key}") or None for key in ("version", "srcversion")}
     file = file_of(tree, release, name)
     following = told(tree, file) if file else {}
     return {

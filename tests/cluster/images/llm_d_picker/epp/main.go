@@ -1,12 +1,13 @@
-// llm-d's endpoint picker without the plugins that need its index of KV caches, a module that is not to be had as
-// one: precise prefix routing and what reads a tokenizer. A configuration that names one of those is refused as an
-// unknown type. All others are upstream's own, and so is the framework that runs them.
+// llm-d's endpoint picker, put together from its own packages, and the framework that it is made with. Left out are those
+// that import llm-d's index of KV caches, a module that is not to be had: its scorers, context-length-aware and the
+// tokenizer. A configuration that names one of them is refused as an unknown type.
 package main
 
 import (
 	"os"
 
 	"github.com/llm-d/llm-d-inference-scheduler/pkg/metrics"
+	"github.com/llm-d/llm-d-inference-scheduler/pkg/plugins/datalayer/models"
 	"github.com/llm-d/llm-d-inference-scheduler/pkg/plugins/filter"
 	prerequest "github.com/llm-d/llm-d-inference-scheduler/pkg/plugins/pre-request"
 	"github.com/llm-d/llm-d-inference-scheduler/pkg/plugins/profile"
@@ -18,10 +19,15 @@ import (
 func main() {
 	plugin.Register(filter.ByLabelType, filter.ByLabelFactory)
 	plugin.Register(filter.ByLabelSelectorType, filter.ByLabelSelectorFactory)
+	plugin.Register(filter.EncodeRoleType, filter.EncodeRoleFactory)
 	plugin.Register(filter.DecodeRoleType, filter.DecodeRoleFactory)
 	plugin.Register(filter.PrefillRoleType, filter.PrefillRoleFactory)
 	plugin.Register(prerequest.DisaggHeadersHandlerType, prerequest.DisaggHeadersHandlerFactory)
+	plugin.Register(profile.DataParallelProfileHandlerType, profile.DataParallelProfileHandlerFactory)
 	plugin.Register(profile.DisaggProfileHandlerType, profile.DisaggProfileHandlerFactory)
+	plugin.Register(models.ModelsDataSourceType, models.ModelDataSourceFactory)
+	plugin.Register(models.ModelsExtractorType, models.ModelServerExtractorFactory)
+	plugin.Register(profile.AlwaysDisaggMulimodalPluginType, profile.AlwaysDisaggMulimodalDeciderPluginFactory)
 	plugin.Register(profile.AlwaysDisaggPDDeciderPluginType, profile.AlwaysDisaggPDDeciderPluginFactory)
 	plugin.Register(profile.PrefixBasedPDDeciderPluginType, profile.PrefixBasedPDDeciderPluginFactory)
 
