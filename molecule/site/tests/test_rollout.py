@@ -53,6 +53,17 @@ def serving(kube) -> dict[str, list[str]]:
     return found
 
 
+def diffs(run) -> set[str]:
+    """Return what a run shows differences of."""
+    found = [
+        entry
+        for _name, result in run.results
+        for one in [result, *result.get("results", [])]
+        for entry in one.get("diff") or []
+    ]
+    return {entry["after_header"] for entry in found if "after_header" in entry}
+
+
 def past(run, model: str) -> dict:
     """Return what the status says of what served ``model`` before."""
     (status,) = [result["status"] for _name, result in run.results if "status" in result]
@@ -67,7 +78,8 @@ def test_another_engine_and_other_arguments_and_back(ansible, kube, traffic, tmp
     assert serving(kube) == BEFORE
     wanted = models(**SGLANG)
     with traffic as requests:
-        shown = ansible("stand-ins", "models", options="--check", llm_d_models=wanted).ok(changed=True)
+        shown = ansible("stand-ins", "models", options="--check --diff", llm_d_models=wanted).ok(changed=True)
+        assert {"Model robin", "Deployment stand-ins/robin-sglang", "InferencePool stand-ins/robin"} <= diffs(shown)
         plans = [result for name, result in shown.results if name.endswith("One model after the other")]
         words = "\n".join(line for result in plans[0]["results"] for line in result["words"])
         assert (

@@ -73,7 +73,7 @@ def load(stand_ins, ansible, kube, request, tmp_path_factory) -> Iterator[Load]:
     with Load(f"http://{stand_ins.client.address}", TARGETS) as requests:
         yield requests
     # Those that were under way at the end, too.
-    requests.unharmed(30)
+    requests.unharmed()
     folder = tmp_path_factory.getbasetemp()
     seen = requests.traffic()
     event = {"at": seen[0]["at"], "model": "swift", "step": 1, "serve": "old", "ready": {"old": 2, "new": 0}}
