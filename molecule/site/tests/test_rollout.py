@@ -55,12 +55,8 @@ def serving(kube) -> dict[str, list[str]]:
 
 def diffs(run) -> set[str]:
     """Return what a run shows differences of."""
-    found = [
-        entry
-        for _name, result in run.results
-        for one in [result, *result.get("results", [])]
-        for entry in one.get("diff") or []
-    ]
+    results = [one for _name, result in run.results for one in (result, *result.get("results", []))]
+    found = [entry for one in results if isinstance(one.get("diff"), list) for entry in one["diff"]]
     return {entry["after_header"] for entry in found if "after_header" in entry}
 
 
