@@ -322,6 +322,7 @@ def test_an_engine_that_is_not_fit_gets_no_request(
 def test_the_topology_is_changed_under_traffic(pairs, kube, load) -> None:
     finch, wren = models(SGLANG, SGLANG)
     together = {key: value for key, value in wren.items() if key not in ("topology", "disaggregation")}
+    together["routing_proxy"] = True
     with load as requests:
         pairs(llm_d_models=[finch, together]).ok(changed=True)
         (only,) = kube.pods("pairs", model="wren")
