@@ -322,9 +322,11 @@ def test_an_engine_that_is_not_fit_gets_no_request(
 def test_the_topology_is_changed_under_traffic(pairs, kube, load) -> None:
     finch, wren = models(SGLANG, SGLANG)
     together = {key: value for key, value in wren.items() if key not in ("topology", "disaggregation")}
-    together["routing_proxy"] = True
+    # What the stack's defaults say of proxies is refused where there is none.
+    defaults = dict(VARIABLES["llm_d_model_defaults"])
+    finch["proxy_resources"] = defaults.pop("proxy_resources")
     with load as requests:
-        pairs(llm_d_models=[finch, together]).ok(changed=True)
+        pairs(llm_d_models=[finch, together], llm_d_model_defaults=defaults, rollout_timeout=60).ok(changed=True)
         (only,) = kube.pods("pairs", model="wren")
         assert only["metadata"]["labels"]["llm-d.ai/role"] not in ROLES
     requests.unharmed(30)
