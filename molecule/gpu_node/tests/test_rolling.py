@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,15 +136,18 @@ def watched() -> Iterator[dict[str, int]]:
     """Yield a dict that gets, at the end, the fewest ready pods of each kind that there were at any time."""
     command = [STATE / "bin/kubectl", f"--kubeconfig={STATE / 'kubeconfig'}", "-n", "rolling", "get", "pods"]
     fewest: dict[str, int] = {}
-    with subprocess.Popen(
-        [*command, "--watch", "--output-watch-events", "-o", "json"], stdout=subprocess.PIPE, text=True
-    ) as watch:
+    # Not a pipe: one that nobody reads meanwhile takes a dozen events and no more.
+    with (
+        tempfile.TemporaryFile("w+") as events,
+        subprocess.Popen([*command, "--watch", "--output-watch-events", "-o", "json"], stdout=events) as watch,
+    ):
         try:
             yield fewest
         finally:
             watch.terminate()
-            assert watch.stdout
-            text = watch.stdout.read()
+            watch.wait()
+            events.seek(0)
+            text = events.read()
     ready: dict[str, set[str]] = {"model": set(), "other": set()}
     decoder, at, seen = json.JSONDecoder(), 0, 0
     while at < len(text.rstrip()):
