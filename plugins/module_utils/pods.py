@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,23 +61,40 @@ def is_overdue(pod: Mapping[str, Any], now: float) -> bool:
     return due is not None and now > due + OVERDUE_SECONDS
 
 
-def restarts(pod: Mapping[str, Any]) -> dict[str, int]:
-    """Return how often each container of ``pod`` was restarted; one that has ended and was not yet counts as if."""
+def restarts(pods: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return by ``pod container`` how often it was restarted; one that has ended and was not yet counts as if."""
     return {
-        status["name"]: status.get("restartCount", 0) + ("terminated" in (status.get("state") or {}))
-        for status in (pod.get("status") or {}).get("containerStatuses") or []
+        f"{pod['metadata']['name']} {status['name']}": _restarts(status) for pod in pods for status in _statuses(pod)
     }
 
 
-def how_ended(pod: Mapping[str, Any], container: str) -> str:
+def ended_since(pods: Iterable[Mapping[str, Any]], before: Mapping[str, int]) -> list[str]:
+    """Return how containers have ended that were restarted since ``before``, what :func:`restarts` told then."""
+    found = []
+    for pod in pods:
+        for status in _statuses(pod):
+            name = pod["metadata"]["name"]
+            if _restarts(status) > before.get(f"{name} {status['name']}", _restarts(status)):
+                found.append(f"container {status['name']} of pod {name} ended{_how_ended(status)}")
+    return found
+
+
+def _statuses(pod: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return (pod.get("status") or {}).get("containerStatuses") or []
+
+
+def _restarts(status: Mapping[str, Any]) -> int:
+    return status.get("restartCount", 0) + ("terminated" in (status.get("state") or {}))
+
+
+def _how_ended(status: Mapping[str, Any]) -> str:
     """Return how a container has ended the last time, such as `` with exit code 139 (Error)``; nothing where unknown."""
-    for status in (pod.get("status") or {}).get("containerStatuses") or []:
-        states = [status.get(name) or {} for name in ("state", "lastState")]
-        ended = next((state["terminated"] for state in states if "terminated" in state), None)
-        if ended and status["name"] == container:
-            reason = f" ({ended['reason']})" if ended.get("reason") else ""
-            return f" with exit code {ended.get('exitCode')}{reason}"
-    return ""
+    states = [status.get(name) or {} for name in ("state", "lastState")]
+    ended = next((state["terminated"] for state in states if "terminated" in state), None)
+    if not ended:
+        return ""
+    reason = f" ({ended['reason']})" if ended.get("reason") else ""
+    return f" with exit code {ended.get('exitCode')}{reason}"
 
 
 @dataclass(frozen=True)

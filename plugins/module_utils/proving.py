@@ -13,7 +13,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils import canary, 
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.explain import why_not_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.manifests import name_of
-from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import how_ended, restarts, stays_ready
+from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import ended_since, restarts, stays_ready
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.readiness import judge
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.sides import Sides
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.waiting import Pending
@@ -38,7 +38,7 @@ class Progress:
     :ivar ill: seconds for which it has not been ready since.
     :ivar restarts: of the new one's containers when it got them; None before.
     :ivar tried: pods that have given their completions.
-    :ivar untried: restarts of each container, ``pod container`` to number, when it was seen first in its trial.
+    :ivar trial_restarts: as :func:`pods.restarts` tells them, of each container when it was seen first in its trial.
     :ivar begin: what old, new and pickers had counted when the new one got requests, where it is judged by that.
     :ivar holds: how often it has been judged.
     :ivar said: what came of it the last time.
@@ -52,7 +52,7 @@ class Progress:
     ill: float = 0
     restarts: int | None = None
     tried: list[str] = field(default_factory=list)
-    untried: dict[str, int] = field(default_factory=dict)
+    trial_restarts: dict[str, int] = field(default_factory=dict)
     begin: dict[str, Any] | None = None
     holds: int = 0
     said: str = ""
@@ -85,15 +85,15 @@ class Proof:
 
         :raises Worse: when one does not give them, or is restarted meanwhile.
         """
-        progress.untried = {**self._restarts_by_container(), **progress.untried}
+        progress.trial_restarts = {**restarts(self._pods()), **progress.trial_restarts}
         try:
             if self._gateway:
                 self._ask_by_gateway("is ready and does not answer as it should", self._trial_requests)
             else:
                 self._try_pods(progress)
         except Worse as error:
-            raise Worse("\n  ".join([str(error), *self._ends(progress.untried)])) from error
-        if ended := self._ends(progress.untried):
+            raise Worse("\n  ".join([str(error), *ended_since(self._pods(), progress.trial_restarts)])) from error
+        if ended := ended_since(self._pods(), progress.trial_restarts):
             raise Worse("\n  ".join(["The new one was restarted while it was tried.", *ended]))
 
     def _try_pods(self, progress: Progress) -> None:
@@ -194,22 +194,8 @@ class Proof:
         """Return the pods of the new one that answer requests."""
         return list(filter(stays_ready, self._sides.serving(self._sides.new)))
 
-    def _restarts_by_container(self) -> dict[str, int]:
-        """Return how often each container of the new one was restarted, by its pod and name."""
-        return {
-            f"{pod['metadata']['name']} {name}": count
-            for pod in self._sides.pods(self._sides.new)
-            for name, count in restarts(pod).items()
-        }
-
-    def _ends(self, before: Mapping[str, int]) -> list[str]:
-        """Return how containers of the new one have ended since ``before``, their restarts then, for people."""
-        return [
-            f"container {name} of pod {pod['metadata']['name']} ended{how_ended(pod, name)}"
-            for pod in self._sides.pods(self._sides.new)
-            for name, count in restarts(pod).items()
-            if count > before.get(f"{pod['metadata']['name']} {name}", count)
-        ]
+    def _pods(self) -> list[dict]:
+        return self._sides.pods(self._sides.new)
 
     def _counted(self, testers: Sequence[str]) -> dict[str, Any]:
         """Return what the pods of old and new, and their pickers and that of testers, have counted."""
@@ -227,7 +213,7 @@ class Proof:
 
         :raises Worse: when it is not for too long, or a container of it has restarted since it got requests.
         """
-        count = sum(self._restarts_by_container().values())
+        count = sum(restarts(self._pods()).values())
         if progress.restarts is None:
             progress.restarts = count
         live = self._sides.workloads(self._sides.new)

@@ -132,6 +132,7 @@ from ansible_collections.llm_d.multi_engine.plugins.module_utils import history,
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.cluster import Cluster, ClusterError, Forbidden
 
 _TEXT = {"type": "str", "required": True}
+_REVISIONS = {"type": "list", "elements": "dict", "default": [], "options": {"model": _TEXT, "revision": _TEXT}}
 ARGUMENTS = {
     "stack": _TEXT,
     "namespace": _TEXT,
@@ -139,18 +140,8 @@ ARGUMENTS = {
     "resolved": {"type": "str"},
     "gaie_options": {"type": "dict", "default": {}},
     "model_service_options": {"type": "dict", "default": {}},
-    "returning": {
-        "type": "list",
-        "elements": "dict",
-        "default": [],
-        "options": {"model": _TEXT, "revision": _TEXT},
-    },
-    "returned": {
-        "type": "list",
-        "elements": "dict",
-        "default": [],
-        "options": {"model": _TEXT, "revision": _TEXT},
-    },
+    "returning": _REVISIONS,
+    "returned": _REVISIONS,
     "failure": {
         "type": "dict",
         "options": {"model": _TEXT, "revision": _TEXT, "wanted": _TEXT, "reason": _TEXT},

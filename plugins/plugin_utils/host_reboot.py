@@ -35,8 +35,10 @@ def network(facts: Mapping[str, Any]) -> list[str]:
     loaded, following = module["loaded"], module["next_kernel"]
     # Every kernel is built from other sources, and not every one tells of which.
     known = kernel["next"] == kernel["running"] and loaded["srcversion"] and following["srcversion"]
-    other = known and loaded["srcversion"] != following["srcversion"]
-    if not other and loaded["version"] == following["version"]:
+    if loaded["version"] != following["version"]:
+        comes = following["version"] or "the kernel's own"
+    elif known and loaded["srcversion"] != following["srcversion"]:
+        comes = "another build"
+    else:
         return []
-    comes = "another build" if loaded["version"] == following["version"] else following["version"] or "the kernel's own"
     return [f"mlx5_core {loaded['version'] or 'of the kernel'} is loaded, the next boot takes {comes}"]

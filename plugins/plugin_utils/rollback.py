@@ -116,10 +116,10 @@ def ways(
     found = [item for item in candidates[model] if item["revision"].startswith(to)]
     if to and len(found) != 1:
         return _refused(f"rollback_to is {to!r}, which is not one revision that model {model} can go back to.\n{told}")
-    if not found and not known[model].get("returning"):
-        return _refused(f"Model {model} has no revision before the one that serves.\n{told}")
     # One that was interrupted goes on, rather than back.
     going = [item for item in known[model]["revisions"] if item["revision"] == known[model].get("returning") and not to]
+    if not found and not going:
+        return _refused(f"Model {model} has no revision before the one that serves.\n{told}")
     target = (found + going)[-1]
     try:
         change = _change(model, live, target, objects.get(model, {}).get(target["revision"]), strategy)
@@ -161,7 +161,7 @@ def _change(
         "servers": json.dumps(there["servers"]),
         "routing": json.dumps(there["routing"]),
         "question": kept["question"],
-        # Nothing is compared on the way back: the timeline has them.
+        # For the timeline; what the other engine's pods count is not kept.
         "metrics": kept.get("metrics", {}),
     }
 

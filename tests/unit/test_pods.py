@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ansible_collections.llm_d.multi_engine.plugins.module_utils.pods import (
     Trouble,
-    how_ended,
+    ended_since,
     is_overdue,
     restarts,
     trouble,
@@ -428,11 +428,14 @@ def test_how_containers_have_ended() -> None:
     ended = {"name": "ended", "restartCount": 1, "state": {"terminated": {"exitCode": 1}}, **last}
     live = pod(crashed, ended, {"name": "fine", "state": RUNNING})
     # One that has ended will be restarted.
-    assert restarts(live) == {"crashed": 2, "ended": 2, "fine": 0}
-    assert how_ended(live, "crashed") == " with exit code 139 (Error)"
-    assert how_ended(live, "ended") == " with exit code 1"
-    assert how_ended(live, "fine") == ""
-    assert restarts({"metadata": {"name": "qwen-1"}}) == {}
+    assert restarts([live]) == {"qwen-1 crashed": 2, "qwen-1 ended": 2, "qwen-1 fine": 0}
+    assert ended_since([live], {"qwen-1 crashed": 1, "qwen-1 ended": 1, "qwen-1 fine": -1}) == [
+        "container crashed of pod qwen-1 ended with exit code 139 (Error)",
+        "container ended of pod qwen-1 ended with exit code 1",
+        "container fine of pod qwen-1 ended",
+    ]
+    assert ended_since([live], restarts([live])) == ended_since([live], {}) == []
+    assert restarts([{"metadata": {"name": "qwen-1"}}]) == {}
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,9 @@ def test_refused_with_what_is_known() -> None:
     assert refusal(cluster, kept, model="qwen", to=only["revision"]).startswith(
         f"rollback_to is '{only['revision']}', which is not one revision that model qwen can go back to.\nKnown of"
     )
+    # One that a rollback was to lead to, and that is not kept any more.
+    kept.record = history.goes_back(kept.record, "gone")
+    assert refusal(cluster, kept, model="qwen") == f"Model qwen has no revision before the one that serves.\n{known}"
     kept.record = history.failed(kept.record, "2026-01-02", "b", "vllm 0.30.0", "no")
     assert refusal(cluster, kept).endswith("Last failed change: 2026-01-02, to vllm 0.30.0.")
 
